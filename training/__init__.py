@@ -1,0 +1,1 @@
+"""Makes a Fashion-MNIST classifier: train it, judge it, try it on files."""

@@ -1,0 +1,1 @@
+"""What training makes and the service serves: the network, its checkpoint, and the way from a picture to an answer."""

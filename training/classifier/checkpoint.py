@@ -1,0 +1,252 @@
+"""The checkpoint file: save, load, describe.
+
+A checkpoint is a `torch.save` of a plain dict that `torch.load(..., weights_only=True)` reads; nothing in it is ever
+executed. A bare `state_dict` of the tutorial's Net, such as the tutorial's readers have on disk, loads too.
+"""
+
+import hashlib
+import io
+import os
+import pickle
+import re
+import struct
+import zipfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from training.classifier.model import ARCHITECTURES, CLASSES, Net
+
+FORMAT = 1
+MAX_BYTES = 2**30  # 1 GiB: larger than any network that makes sense here
+RECIPE_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
+TEMPERATURES = (1e-3, 1e3)  # outside of this a temperature is a mistake
+FIELDS: dict[str, type] = {
+    "format": int,
+    "architecture": dict,
+    "state_dict": dict,
+    "classes": list,
+    "calibration": dict,
+    "metrics": dict,
+    "training": dict,
+}
+MALFORMED = (  # what torch.load and the zip reader raise on bytes that are not what they should be
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+    struct.error,
+    zipfile.BadZipFile,
+)
+
+
+class CheckpointError(Exception):
+    """A checkpoint cannot be read or written.
+
+    One sentence for clients: the file's name (never its path), what was found, what was expected.
+    """
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that a trained classifier is."""
+
+    architecture: str  # a key of ARCHITECTURES
+    arguments: dict[str, Any]  # of its constructor
+    state_dict: dict[str, Tensor]  # float32 or bfloat16, on the CPU
+    calibration: dict[str, float] = field(default_factory=lambda: {"temperature": 1.0})
+    metrics: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    sha256: str = ""  # of the file it was loaded from
+
+    @property
+    def recipe(self) -> str:
+        return str(self.training.get("recipe", "unknown"))
+
+    @property
+    def model(self) -> str:
+        """The name that answers carry: the recipe and the first 8 hex digits of the file's SHA-256."""
+        return f"{self.recipe}-{self.sha256[:8]}"
+
+    @property
+    def parameters(self) -> int:
+        """The number of learned values."""
+        with torch.device("meta"):
+            return sum(p.numel() for p in ARCHITECTURES[self.architecture](**self.arguments).parameters())
+
+
+def describe(checkpoint: Checkpoint) -> str:
+    """One line for people: what it is and what it reached."""
+    words = [checkpoint.model, checkpoint.architecture, f"{checkpoint.parameters:,} parameters"]
+    accuracy = checkpoint.metrics.get("test_accuracy")
+    if isinstance(accuracy, float):
+        words.append(f"{accuracy:.2%} on the test set")
+    return ", ".join(words)
+
+
+def build(checkpoint: Checkpoint) -> nn.Module:
+    """The network with its weights, float32, on the CPU, in evaluation mode."""
+    network = ARCHITECTURES[checkpoint.architecture](**checkpoint.arguments)
+    network.load_state_dict(checkpoint.state_dict)
+    return network.eval()
+
+
+def save(checkpoint: Checkpoint, path: Path) -> str:
+    """Writes `path` atomically (temporary name, fsync, replace) and returns the SHA-256 of the file.
+
+    Raises CheckpointError; whatever stood at `path` is then unharmed.
+    """
+    buffer = io.BytesIO()
+    torch.save(
+        {
+            "format": FORMAT,
+            "architecture": {"name": checkpoint.architecture, "arguments": checkpoint.arguments},
+            "state_dict": {
+                name: tensor.detach().cpu().contiguous().clone() for name, tensor in checkpoint.state_dict.items()
+            },
+            "classes": list(CLASSES),
+            "calibration": checkpoint.calibration,
+            "metrics": checkpoint.metrics,
+            "training": checkpoint.training,
+        },
+        buffer,
+    )
+    content = buffer.getvalue()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the new name itself survives a power cut
+        finally:
+            os.close(folder)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise CheckpointError(f"{path.name} could not be written: {error.strerror}.") from error
+    return hashlib.sha256(content).hexdigest()
+
+
+def load(path: Path) -> Checkpoint:
+    """The checkpoint in the file at `path`, verified down to its last weight. Raises CheckpointError."""
+    content = read(path)
+    found = unpickle(content, path.name)
+    sha256 = hashlib.sha256(content).hexdigest()
+    if found.keys() == Net().state_dict().keys():
+        checkpoint = Checkpoint("Net", {"sigmoid": True}, dict(found), training={"recipe": "tutorial"}, sha256=sha256)
+    else:
+        checkpoint = interpret(found, path.name, sha256)
+    check_weights(checkpoint, path.name)
+    return checkpoint
+
+
+def read(path: Path) -> bytes:
+    """The bytes of a regular file of sensible size."""
+    try:
+        if not path.exists():
+            raise CheckpointError(f"{path.name} does not exist: train it with `python -m training.run`.")
+        if not path.is_file():
+            raise CheckpointError(f"{path.name} is not a regular file.")
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise CheckpointError(f"{path.name} has {size:,} bytes, over the limit of {MAX_BYTES:,}.")
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path.name} cannot be read: {error.strerror}.") from error
+
+
+def unpickle(content: bytes, name: str) -> Mapping[str, Any]:
+    """The dict in the bytes of a checkpoint. The archive is checked first: nothing compressed, every CRC right."""
+    if not content:
+        raise CheckpointError(f"{name} is empty.")
+    if not zipfile.is_zipfile(io.BytesIO(content)):
+        raise CheckpointError(f"{name} is not a PyTorch checkpoint, or it is cut short: not a zip archive.")
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise CheckpointError(f"{name} is a compressed zip archive, not a PyTorch checkpoint.")
+            if damaged := archive.testzip():
+                raise CheckpointError(f"{name} is damaged: the checksum of its part {damaged!r} is wrong.")
+        found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{name} asks to run code when it is loaded, which is refused: "
+            "a checkpoint holds tensors and plain values only, such as model.state_dict()."
+        ) from error
+    except MALFORMED as error:
+        raise CheckpointError(f"{name} is a zip archive, but PyTorch cannot read a checkpoint from it.") from error
+    if not isinstance(found, Mapping):
+        raise CheckpointError(f"{name} holds a {type(found).__name__}; expected a dict as `training.run` saves it.")
+    return found
+
+
+def interpret(found: Mapping[str, Any], name: str, sha256: str) -> Checkpoint:
+    """The checkpoint in a dict of our own format, its plain values checked."""
+    for key, kind in FIELDS.items():
+        if not isinstance(found.get(key), kind):
+            raise CheckpointError(
+                f"{name} has no valid {key!r}: expected a checkpoint of `training.run` "
+                f"or the state_dict of the tutorial's Net with its {len(Net().state_dict())} tensors."
+            )
+    if found["format"] != FORMAT:
+        raise CheckpointError(f"{name} has format {found['format']}; this version reads format {FORMAT}.")
+    if found["classes"] != list(CLASSES):
+        raise CheckpointError(f"{name} was trained for other classes than Fashion-MNIST's ten.")
+    temperature = found["calibration"].get("temperature")
+    if not isinstance(temperature, float) or not TEMPERATURES[0] <= temperature <= TEMPERATURES[1]:
+        raise CheckpointError(f"{name} has no usable temperature in its calibration: expected a number near 1.")
+    recipe = found["training"].get("recipe")
+    if not isinstance(recipe, str) or not RECIPE_NAME.fullmatch(recipe):
+        raise CheckpointError(f"{name} does not name its recipe in letters, digits, '-' and '_'.")
+    architecture, arguments = found["architecture"].get("name"), found["architecture"].get("arguments")
+    if not isinstance(architecture, str) or architecture not in ARCHITECTURES or not isinstance(arguments, dict):
+        raise CheckpointError(f"{name} is of an unknown architecture; known are {', '.join(ARCHITECTURES)}.")
+    return Checkpoint(
+        architecture,
+        arguments,
+        found["state_dict"],
+        found["calibration"],
+        found["metrics"],
+        found["training"],
+        sha256,
+    )
+
+
+def check_weights(checkpoint: Checkpoint, name: str) -> None:
+    """Every tensor is there, dense, of the right shape and finite. The network is laid out without memory for it."""
+    try:
+        with torch.device("meta"):
+            expected = ARCHITECTURES[checkpoint.architecture](**checkpoint.arguments).state_dict()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{name} has arguments that do not make a {checkpoint.architecture}.") from error
+    if checkpoint.state_dict.keys() != expected.keys():
+        raise CheckpointError(f"{name} does not hold the {len(expected)} tensors of a {checkpoint.architecture}.")
+    for key, blank in expected.items():
+        tensor = checkpoint.state_dict[key]
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.device.type != "cpu":
+            raise CheckpointError(f"{name} holds something else than a dense tensor under {key!r}.")
+        if tensor.shape != blank.shape:
+            raise CheckpointError(
+                f"{name} has {key!r} of shape {list(tensor.shape)}; "
+                f"{checkpoint.architecture} expects {list(blank.shape)}."
+            )
+        if tensor.dtype not in (torch.float32, torch.bfloat16) and tensor.dtype != blank.dtype:
+            raise CheckpointError(f"{name} has {key!r} in {tensor.dtype}; expected float32 or bfloat16.")
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"{name} holds weights that are not finite, under {key!r}.")

@@ -1,0 +1,88 @@
+"""A loaded checkpoint on a device: pixels -> probabilities, and all else that an answer says."""
+
+from pathlib import Path
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+
+from training.classifier.checkpoint import Checkpoint, CheckpointError, build, load
+from training.classifier.model import CLASSES, SIDE
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+Answer = TypedDict(
+    "Answer",
+    {"class": str, "index": int, "confidence": float, "probabilities": dict[str, float], "model": str},
+)
+"""What is said of one picture, in the words of the HTTP contract."""
+
+
+class DeviceError(Exception):
+    """The device that was asked for is not there; one sentence."""
+
+
+def find_device(name: str = "auto") -> torch.device:
+    """The device of that name; `auto` takes cuda, then mps, then cpu. Raises DeviceError."""
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        return torch.device(next(device for device, there in available.items() if there))
+    if name not in available:
+        raise DeviceError(f"Unknown device {name!r}: choose from {', '.join(DEVICES)}.")
+    if not available[name]:
+        raise DeviceError(f"PyTorch {torch.__version__} finds no {name} device on this machine; try --device auto.")
+    return torch.device(name)
+
+
+class Classifier:
+    """Answers for pixels, uint8 [N,1,28,28]. Every answer in the project is made here."""
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
+        self.checkpoint = checkpoint
+        self.device = device
+        self.network = build(checkpoint).to(device)
+        self.temperature = checkpoint.calibration["temperature"]
+
+    @classmethod
+    def load(cls, path: Path, device: str = "auto") -> "Classifier":
+        """The classifier in a checkpoint file. Raises CheckpointError, DeviceError."""
+        return cls(load(path), find_device(device))
+
+    @torch.inference_mode()
+    def logits(self, pixels: Tensor) -> Tensor:
+        """The network's own words, float32 [N,10], on the device, before calibration."""
+        logits: Tensor = self.network(pixels.to(self.device))
+        return logits.float()
+
+    @torch.inference_mode()
+    def probabilities(self, pixels: Tensor) -> Tensor:
+        """Calibrated probabilities, float64 [N,10], on the CPU; each row sums to 1 within 1e-6."""
+        return (self.logits(pixels).cpu().double() / self.temperature).softmax(dim=1)
+
+    def answers(self, pixels: Tensor) -> list[Answer]:
+        """What is said of each of the N pictures. Of classes that tie, the first is named."""
+        answers: list[Answer] = []
+        for row in self.probabilities(pixels).tolist():
+            confidence = max(row)
+            index = row.index(confidence)
+            answers.append(
+                {
+                    "class": CLASSES[index],
+                    "index": index,
+                    "confidence": confidence,
+                    "probabilities": dict(zip(CLASSES, row, strict=True)),
+                    "model": self.checkpoint.model,
+                }
+            )
+        return answers
+
+    def smoke_test(self) -> None:
+        """Answers for a black and a white image; raises CheckpointError unless the probabilities are."""
+        extremes = torch.stack((torch.zeros(1, SIDE, SIDE), torch.full((1, SIDE, SIDE), 255))).byte()
+        probabilities = self.probabilities(extremes)
+        if not (probabilities.isfinite().all() and (probabilities.sum(dim=1) - 1).abs().max() < 1e-6):
+            raise CheckpointError(f"{self.checkpoint.model} does not give probabilities on {self.device.type}.")

@@ -1,0 +1,156 @@
+"""Finds, verifies or downloads Fashion-MNIST and holds it on the training device.
+
+The whole set is 55 MB of uint8, so it lives on the device as a few tensors and a batch is an index into them.
+"""
+
+import gzip
+import hashlib
+import tempfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+from torch import Tensor
+from torchvision.datasets import FashionMNIST
+
+DEBIAN_DIR = Path("/usr/share/datasets/fashion-mnist")  # what Debian's package dataset-fashion-mnist installs
+DOWNLOAD_DIR = Path("data")
+LAYOUT = Path("FashionMNIST", "raw")  # where torchvision keeps the files below its root
+
+SHA256 = {  # of the uncompressed files
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+}
+BYTES = {  # of the same files: a decompression never goes past this
+    "train-images-idx3-ubyte": 16 + 60_000 * 28 * 28,
+    "train-labels-idx1-ubyte": 8 + 60_000,
+    "t10k-images-idx3-ubyte": 16 + 10_000 * 28 * 28,
+    "t10k-labels-idx1-ubyte": 8 + 10_000,
+}
+BY_HAND = (
+    "get the four files "
+    + ", ".join(f"{name}.gz" for name in SHA256)
+    + " yourself and pass their folder with --data-dir"
+)
+
+
+class DataError(Exception):
+    """The data set cannot be had; the message says why and what to do, in one sentence."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images on one device: `pixels` uint8 [N,1,28,28] in 0…255, `labels` int64 [N] in 0…9."""
+
+    pixels: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Tensor | slice) -> "Images":
+        return Images(self.pixels[index], self.labels[index])
+
+    def to(self, device: torch.device) -> "Images":
+        return Images(self.pixels.to(device), self.labels.to(device))
+
+    def batches(self, size: int) -> "Iterator[Images]":
+        """The images in order, `size` at a time; the last batch may be smaller."""
+        for start in range(0, len(self), size):
+            yield self[start : start + size]
+
+    def shuffled_batches(self, size: int, generator: torch.Generator) -> "Iterator[Images]":
+        """The same in a new random order from `generator` (on the CPU, so that a seed means the same everywhere)."""
+        order = torch.randperm(len(self), generator=generator).to(self.labels.device)
+        for start in range(0, len(self), size):
+            yield self[order[start : start + size]]
+
+
+def load(data_dir: Path | None = None) -> tuple[Images, Images]:
+    """The 60,000 training and the 10,000 test images, on the CPU.
+
+    Looks in `data_dir` if one is given, else in Debian's folder, else in ./data, and downloads into the last.
+    Raises DataError.
+    """
+    if data_dir is not None:
+        folder = holding_folder(data_dir)
+        if folder is None:
+            raise DataError(f"{data_dir} does not hold all four files of Fashion-MNIST: {BY_HAND}.")
+    else:
+        folder = holding_folder(DEBIAN_DIR) or holding_folder(DOWNLOAD_DIR) or download(DOWNLOAD_DIR)
+    return parse(folder)
+
+
+def holding_folder(root: Path) -> Path | None:
+    """`root` or torchvision's folder below it, whichever holds all four files, raw or gzipped."""
+    for folder in (root, root / LAYOUT, root / "raw"):
+        if all((folder / name).is_file() or (folder / f"{name}.gz").is_file() for name in SHA256):
+            return folder
+    return None
+
+
+def parse(folder: Path) -> tuple[Images, Images]:
+    """The training and the test images from the verified files in `folder`. Raises DataError."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="fashion-mnist-") as root:
+            (Path(root) / LAYOUT).mkdir(parents=True)
+            for name in SHA256:
+                (Path(root) / LAYOUT / name).write_bytes(verified(folder, name))
+            train, test = FashionMNIST(root, train=True), FashionMNIST(root, train=False)
+    except OSError as error:
+        raise DataError(f"Fashion-MNIST could not be unpacked into the temporary folder: {error.strerror}.") from error
+    return (
+        Images(train.data.unsqueeze(1), train.targets),
+        Images(test.data.unsqueeze(1), test.targets),
+    )
+
+
+def verified(folder: Path, name: str) -> bytes:
+    """The uncompressed content of the file `name`, from its raw or gzipped form. Raises DataError."""
+    path = folder / name
+    if not path.is_file():
+        path = folder / f"{name}.gz"
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read(BYTES[name] + 1)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path} is truncated or damaged: delete it and run again, or {BY_HAND}.") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != SHA256[name]:
+        raise DataError(
+            f"{path} is not Fashion-MNIST's (SHA-256 {digest[:12]}… instead of {SHA256[name][:12]}…): "
+            f"delete it and run again, or {BY_HAND}."
+        )
+    return content
+
+
+def download(root: Path) -> Path:
+    """Downloads with torchvision into a temporary folder in `root`, verifies, moves into place. Raises DataError."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as unfinished:
+            FashionMNIST(unfinished, download=True)
+            for name in SHA256:
+                verified(Path(unfinished) / LAYOUT, name)
+            (root / LAYOUT).parent.mkdir(exist_ok=True)
+            (Path(unfinished) / LAYOUT).replace(root / LAYOUT)
+    except URLError as error:
+        raise DataError(f"Fashion-MNIST could not be downloaded, no network: {BY_HAND}.") from error
+    except OSError as error:
+        raise DataError(f"Fashion-MNIST could not be downloaded into {root}: {error.strerror}.") from error
+    except (RuntimeError, EOFError, zlib.error) as error:  # torchvision: no mirror answered, or a file came broken
+        raise DataError(f"Fashion-MNIST could not be downloaded, or arrived broken: {BY_HAND}.") from error
+    return root / LAYOUT
+
+
+def split(images: Images, held_out: int, seed: int) -> tuple[Images, Images]:
+    """All but `held_out` of the images to train on, and the `held_out` others, drawn at random by `seed`."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    return images[order[held_out:]], images[order[:held_out]]

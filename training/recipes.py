@@ -1,0 +1,52 @@
+"""The named recipes: every knob of a training run, one a line, with its unit."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a classifier is made. The checkpoint kept is the one with the lowest validation loss."""
+
+    name: str
+    architecture: str  # a key of model.ARCHITECTURES
+    arguments: dict[str, Any] = field(default_factory=dict)  # of its constructor
+
+    held_out: int = 5_000  # of the 60,000 training images: to validate, to choose the epoch and to calibrate on
+    epochs: int = 9
+    batch_size: int = 256  # images
+
+    learning_rate: float = 0.1  # the peak, where there is a schedule
+    schedule: Literal["constant", "triangle"] = "triangle"
+    warm_up: float = 0.2  # share of all steps in which a triangle rises
+    momentum: float = 0.9  # Nesterov's, where it is not 0
+    weight_decay: float = 5e-4  # on the weights, not on biases and normalisation
+    label_smoothing: float = 0.1  # share of the target spread over all classes
+
+    flip: bool = True  # mirror half of the images
+    shift: int = 2  # pixels, at most, along each axis
+    erase: int = 0  # pixels, the side of a blackened square
+
+    precision: Literal["float32", "auto"] = "auto"  # auto: bfloat16 where the hardware has it
+
+
+TUTORIAL = Recipe(
+    name="tutorial",
+    architecture="Net",
+    arguments={"sigmoid": True},
+    held_out=12_000,
+    epochs=15,
+    batch_size=20,
+    learning_rate=0.04,
+    schedule="constant",
+    momentum=0.0,
+    weight_decay=0.0,
+    label_smoothing=0.0,
+    flip=False,
+    shift=0,
+    precision="float32",
+)
+TUTORIAL_LOGITS = replace(TUTORIAL, name="tutorial-logits", arguments={"sigmoid": False})
+FAST = Recipe(name="fast", architecture="ConvNet", arguments={"widths": (32, 64, 96)})
+
+RECIPES = {recipe.name: recipe for recipe in (TUTORIAL, TUTORIAL_LOGITS, FAST)}
