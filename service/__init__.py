@@ -1,0 +1,1 @@
+"""Serves a Fashion-MNIST classifier over HTTP."""

@@ -1,0 +1,34 @@
+"""Serves a checkpoint over HTTP: `python -m service [--port 8000]`. Every flag is also a variable SERVICE_…."""
+
+import argparse
+import sys
+from typing import NoReturn
+
+from service.server import serve
+from service.settings import SettingsError, load_settings
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that answers a wrong argument in one sentence, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (--help lists the arguments)\n")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = Parser(prog="python -m service", description=__doc__)
+    parser.add_argument("--host", metavar="H", help="address to listen on (127.0.0.1)")
+    parser.add_argument("--port", metavar="P", help="port to listen on (8000)")
+    parser.add_argument("--workers", metavar="N", help="processes that share the port (1)")
+    parser.add_argument("--model", metavar="FILE", help="checkpoint to serve (models/model_scratch.pt)")
+    flags = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
+    try:
+        settings = load_settings(**flags)
+    except SettingsError as error:
+        parser.error(str(error))
+    serve(settings, flags)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

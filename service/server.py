@@ -1,0 +1,30 @@
+"""Runs the app under uvicorn: one process, or several that share the port."""
+
+import os
+import signal
+import sys
+
+import uvicorn
+from fastapi import FastAPI
+
+from service.app import create_app
+from service.settings import PREFIX, Settings, load_settings
+
+
+def application() -> FastAPI:
+    """The app with its settings from the environment, as each worker makes it."""
+    return create_app(load_settings())
+
+
+def serve(settings: Settings, flags: dict[str, str]) -> None:
+    """Serves until SIGINT or SIGTERM, then finishes what was accepted. `flags` reach the workers as environment."""
+    os.environ.update({PREFIX + name.upper(): value for name, value in flags.items()})
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again once it has shut down
+    uvicorn.run(
+        "service.server:application",
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        workers=settings.workers,
+        server_header=False,
+    )
