@@ -11,7 +11,6 @@ import pickle
 import re
 import struct
 import zipfile
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,22 +34,11 @@ FIELDS: dict[str, type] = {
     "metrics": dict,
     "training": dict,
 }
-MALFORMED = (  # what torch.load and the zip reader raise on bytes that are not what they should be
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    ImportError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    pickle.UnpicklingError,
-    struct.error,
-    zipfile.BadZipFile,
-)
+# What torch.load and the zip reader raise on bytes that are not what they should be.
+MALFORMED = (
+    ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError, OSError,
+    RuntimeError, TypeError, ValueError, pickle.UnpicklingError, struct.error, zipfile.BadZipFile,
+)  # fmt: skip
 
 
 class CheckpointError(Exception):
@@ -150,10 +138,13 @@ def load(path: Path) -> Checkpoint:
     found = unpickle(content, path.name)
     sha256 = hashlib.sha256(content).hexdigest()
     if found.keys() == Net().state_dict().keys():
-        checkpoint = Checkpoint("Net", {"sigmoid": True}, dict(found), training={"recipe": "tutorial"}, sha256=sha256)
+        checkpoint = Checkpoint("Net", {"sigmoid": True}, found, training={"recipe": "tutorial"}, sha256=sha256)
     else:
         checkpoint = interpret(found, path.name, sha256)
-    check_weights(checkpoint, path.name)
+    try:
+        check_weights(checkpoint, path.name)
+    except MALFORMED as error:  # a nested tensor has no shape, and a tensor's methods may hide behind attributes
+        raise CheckpointError(f"{path.name} holds something else than plain tensors as its weights.") from error
     return checkpoint
 
 
@@ -171,13 +162,13 @@ def read(path: Path) -> bytes:
         raise CheckpointError(f"{path.name} cannot be read: {error.strerror}.") from error
 
 
-def unpickle(content: bytes, name: str) -> Mapping[str, Any]:
+def unpickle(content: bytes, name: str) -> dict[str, Any]:
     """The dict in the bytes of a checkpoint. The archive is checked first: nothing compressed, every CRC right."""
     if not content:
         raise CheckpointError(f"{name} is empty.")
-    if not zipfile.is_zipfile(io.BytesIO(content)):
-        raise CheckpointError(f"{name} is not a PyTorch checkpoint, or it is cut short: not a zip archive.")
     try:
+        if not zipfile.is_zipfile(io.BytesIO(content)):
+            raise CheckpointError(f"{name} is not a PyTorch checkpoint, or it is cut short: not a zip archive.")
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
                 raise CheckpointError(f"{name} is a compressed zip archive, not a PyTorch checkpoint.")
@@ -191,15 +182,15 @@ def unpickle(content: bytes, name: str) -> Mapping[str, Any]:
         ) from error
     except MALFORMED as error:
         raise CheckpointError(f"{name} is a zip archive, but PyTorch cannot read a checkpoint from it.") from error
-    if not isinstance(found, Mapping):
+    if not isinstance(found, dict):
         raise CheckpointError(f"{name} holds a {type(found).__name__}; expected a dict as `training.run` saves it.")
-    return found
+    return dict(dict.items(found))  # plain: a subclass may hide its methods behind attributes
 
 
-def interpret(found: Mapping[str, Any], name: str, sha256: str) -> Checkpoint:
+def interpret(found: dict[str, Any], name: str, sha256: str) -> Checkpoint:
     """The checkpoint in a dict of our own format, its plain values checked."""
     for key, kind in FIELDS.items():
-        if not isinstance(found.get(key), kind):
+        if type(found.get(key)) is not kind:  # no subclass: True is no format
             raise CheckpointError(
                 f"{name} has no valid {key!r}: expected a checkpoint of `training.run` "
                 f"or the state_dict of the tutorial's Net with its {len(Net().state_dict())} tensors."
@@ -215,7 +206,7 @@ def interpret(found: Mapping[str, Any], name: str, sha256: str) -> Checkpoint:
     if not isinstance(recipe, str) or not RECIPE_NAME.fullmatch(recipe):
         raise CheckpointError(f"{name} does not name its recipe in letters, digits, '-' and '_'.")
     architecture, arguments = found["architecture"].get("name"), found["architecture"].get("arguments")
-    if not isinstance(architecture, str) or architecture not in ARCHITECTURES or not isinstance(arguments, dict):
+    if not isinstance(architecture, str) or architecture not in ARCHITECTURES or type(arguments) is not dict:
         raise CheckpointError(f"{name} is of an unknown architecture; known are {', '.join(ARCHITECTURES)}.")
     return Checkpoint(
         architecture,

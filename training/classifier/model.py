@@ -33,6 +33,8 @@ class Net(nn.Module):
 
     def __init__(self, sigmoid: bool = True) -> None:
         super().__init__()
+        if not isinstance(sigmoid, bool):
+            raise TypeError(f"sigmoid is True or False, not {sigmoid}")
         self.sigmoid = sigmoid
         self.conv1 = nn.Conv2d(1, 6, 5)
         self.pool = nn.MaxPool2d(2, 2)
@@ -61,6 +63,8 @@ class ConvNet(nn.Module):
         super().__init__()
         if not all(isinstance(width, int) and 0 < width <= MAX_WIDTH for width in widths):
             raise ValueError(f"widths are whole numbers from 1 to {MAX_WIDTH}, not {widths}")
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"dropout is a share from 0 to 1, not {dropout}")
         low, middle, high = widths
         self.features = nn.Sequential(
             convolution(1, low, nn.MaxPool2d(2)),  # (N, low, 14, 14)

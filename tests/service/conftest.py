@@ -1,0 +1,66 @@
+"""A real server in a thread, spoken to over a real socket."""
+
+import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+from PIL import Image
+
+from service.app import create_app
+from service.settings import Settings
+
+SHOE = Path(__file__).parents[2] / "shoe.png"
+DEADLINE_SECONDS = 20.0
+POLL_SECONDS = 0.02
+
+
+def poll(seconds: float = DEADLINE_SECONDS) -> Iterator[None]:
+    """Ticks until the deadline, then fails."""
+    pause = threading.Event()
+    for _ in range(round(seconds / POLL_SECONDS)):
+        yield
+        pause.wait(POLL_SECONDS)
+    pytest.fail(f"nothing happened within {seconds} s")
+
+
+@contextmanager
+def serving(settings: Settings) -> Iterator[httpx.Client]:
+    """A client of a server with these settings, once it has tried to load its model."""
+    server = uvicorn.Server(uvicorn.Config(create_app(settings), port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        for _ in poll():
+            if server.started:
+                break
+        port = server.servers[0].sockets[0].getsockname()[1]
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_SECONDS) as client:
+            for _ in poll():
+                if "being loaded" not in client.get("/health").text:
+                    break
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="session")
+def settings(tiny_checkpoint: Path) -> Settings:
+    return Settings(model=tiny_checkpoint, max_upload_bytes=200_000, max_pixels=90_000, max_jpeg_pixels=160_000)
+
+
+@pytest.fixture(scope="session")
+def client(settings: Settings) -> Iterator[httpx.Client]:
+    with serving(settings) as client:
+        yield client
+
+
+def encoded(picture: Image.Image, format: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format)
+    return buffer.getvalue()

@@ -1,0 +1,93 @@
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.service.conftest import DEADLINE_SECONDS, SHOE, poll
+
+Service = subprocess.Popen[str]
+
+
+@contextmanager
+def started(*flags: str, **environment: str) -> Iterator[tuple[Service, httpx.Client]]:
+    """`python -m service` with these flags and variables, and a client of it, once it listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service", "--port", str(port), *flags],
+        env={**os.environ, **environment},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_SECONDS) as client:
+            for _ in poll(60):
+                assert process.poll() is None
+                try:
+                    if "being loaded" not in client.get("/health").text:
+                        break
+                except httpx.TransportError:
+                    continue
+            yield process, client
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
+def test_it_serves_until_it_is_told_to_stop(tiny_checkpoint: Path, workers: str, ending: signal.Signals) -> None:
+    flags = ("--model", str(tiny_checkpoint), "--workers", workers)
+    with started(*flags) as (process, client):
+        assert client.post("/predict", files={"file": SHOE.read_bytes()}).status_code == 200
+        client.close()
+        process.send_signal(ending)
+        assert process.wait(DEADLINE_SECONDS) == 0
+
+
+def test_the_environment_names_the_model(tmp_path: Path) -> None:
+    with started(SERVICE_MODEL=str(tmp_path / "mine.pt")) as (_, client):
+        assert client.get("/health").json()["detail"].startswith("mine.pt does not exist")
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "words"),
+    [
+        ((), {"SERVICE_WORKERS": "many"}, "SERVICE_WORKERS is 'many'"),
+        (("--port", "http"), {}, "--port is 'http'"),
+        (("--porte", "1"), {}, "--porte"),
+    ],
+)
+def test_a_wrong_setting_stops_the_start(flags: tuple[str, ...], environment: dict[str, str], words: str) -> None:
+    process = subprocess.run(
+        [sys.executable, "-m", "service", *flags],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert process.returncode == 2
+    assert words in process.stderr
+    assert len(process.stderr.splitlines()) == 1
+
+
+def test_a_port_that_is_taken_is_told() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        process = subprocess.run(
+            [sys.executable, "-m", "service", "--port", port], capture_output=True, text=True, timeout=60, check=False
+        )
+    assert process.returncode == 1
+    assert "address already in use" in process.stderr
+    assert "Traceback" not in process.stderr

@@ -1,0 +1,34 @@
+from pathlib import Path
+
+import pytest
+
+from service.settings import PREFIX, Settings, SettingsError, load_settings
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def test_the_environment_is_read_and_a_flag_beats_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVICE_PORT", "9000")
+    monkeypatch.setenv("SERVICE_MAX_PIXELS", "1000")
+    settings = load_settings(port="9001", host=None)
+    assert (settings.port, settings.max_pixels, settings.host) == (9001, 1000, "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("PORT", "http"), ("PORT", "70000"), ("WORKERS", "0"), ("DEVICE", "tpu"), ("MAX_UPLOAD_BYTES", "10MB")],
+)
+def test_a_wrong_value_is_named_in_one_sentence(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(PREFIX + name, value)
+    with pytest.raises(SettingsError, match=rf"^SERVICE_{name} is '{value}': [^\n]+\.$"):
+        load_settings()
+
+
+def test_a_wrong_flag_is_named() -> None:
+    with pytest.raises(SettingsError, match=r"^--port is 'x': "):
+        load_settings(port="x")
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_stands_in_the_readme(name: str) -> None:
+    assert f"`{PREFIX}{name.upper()}`" in README.read_text()

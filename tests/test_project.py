@@ -1,0 +1,124 @@
+"""The rules of the house that can be checked."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted([*ROOT.glob("service/**/*.py"), *ROOT.glob("training/**/*.py"), *ROOT.glob("tests/**/*.py")])
+MAX_LINES = 250
+CLASSIFIER_MAY_IMPORT = {"torch", "numpy", "PIL", "training"} | sys.stdlib_module_names
+REGISTRY_HOSTS = re.compile(r"(?:pypi|pythonhosted|deb\.debian|registry\.npmjs)\.(?:org)")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The modules that the file at `path` imports, wherever in it, by their full names."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide who knows whom"
+            yield node.module or ""
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def tracked_texts() -> Iterator[tuple[str, str]]:
+    """Name and text of every file of the project that is text; what git ignores is not of the project."""
+    listing = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    for name in filter(None, listing.stdout.decode().split("\0")):
+        path = ROOT / name
+        if path.is_file() and b"\0" not in (content := path.read_bytes()):
+            yield name, content.decode()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_is_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= MAX_LINES
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.is_relative_to(ROOT / "service")], ids=str)
+def test_the_service_knows_the_classifier_alone(path: Path) -> None:
+    known = {name for name in imports(path) if name.partition(".")[0] == "training"}
+    assert all(name.startswith("training.classifier") for name in known), known
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.is_relative_to(ROOT / "training")], ids=str)
+def test_training_does_not_know_the_service(path: Path) -> None:
+    assert not any(name.partition(".")[0] == "service" for name in imports(path))
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("training/classifier/*.py")), ids=str)
+def test_the_classifier_knows_little(path: Path) -> None:
+    known = set(imports(path))
+    assert {name.partition(".")[0] for name in known} <= CLASSIFIER_MAY_IMPORT
+    assert all(name.startswith("training.classifier") for name in known if name.startswith("training"))
+
+
+def test_importing_the_service_loads_nothing_of_the_training() -> None:
+    program = "import sys, service.app, service.server, service.__main__; print(*sys.modules)"
+    listing = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = listing.stdout.split()
+    assert "training.classifier.classifier" in loaded
+    assert not {"torchvision", "training.run", "training.data", "rich", "matplotlib"} & set(loaded)
+
+
+def test_importing_does_nothing(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    home = tmp_path_factory.mktemp("home")  # matplotlib keeps a cache there
+    names = ", ".join(
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in MODULES
+        if not path.is_relative_to(ROOT / "tests")
+    )
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv = ['x', '--nonsense']; import {names}"
+    environment = {"SERVICE_PORT": "nonsense", "PATH": "", "HOME": str(home)}
+    process = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_package_registry_is_named() -> None:
+    named = [name for name, text in tracked_texts() if REGISTRY_HOSTS.search(text)]
+    assert not named
+
+
+def test_nothing_is_left_to_do() -> None:
+    unfinished = re.compile(r"\b(?:TO" + "DO|FIX" + "ME|XX" + "X)\b")
+    assert not [name for name, text in tracked_texts() if unfinished.search(text)]
+
+
+def test_the_readme_names_targets_and_files_that_exist() -> None:
+    readme = (ROOT / "README.md").read_text()
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z]+)\b", readme)) <= targets
+    for link in re.findall(r"\]\((?!https?://|#)([^)#]+)", readme):
+        assert (ROOT / link).exists(), link
+
+
+def test_the_shipped_checkpoint_is_small_and_answers() -> None:
+    from training.classifier.classifier import Classifier
+    from training.classifier.images import to_fashion
+
+    shipped = ROOT / "models/model_scratch.pt"
+    assert shipped.stat().st_size <= 5 * 2**20
+    [answer] = Classifier.load(shipped, "cpu").answers(to_fashion((ROOT / "shoe.png").read_bytes())[None, None])
+    assert answer["class"] == "Ankle boot"
+
+
+def test_dependencies_have_a_tested_lower_bound() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for requirement in [*project["dependencies"], *extras["train"], *extras["dev"]]:
+        assert ">=" in requirement or requirement.startswith(f"{project['name']}["), requirement
