@@ -1,7 +1,7 @@
 """Settings: typed, from the environment with the prefix SERVICE_, units in the names."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -20,19 +20,19 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
 
-    model: Path = Field(Path("models/model_scratch.pt"), description="the checkpoint to serve")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, then mps, then cpu")
-    host: str = Field("127.0.0.1", description="the address to listen on")
-    port: int = Field(8000, ge=0, le=65_535, description="the port to listen on; 0 takes a free one")
-    workers: int = Field(1, ge=1, le=256, description="processes that share the port")
-    threads: int = Field(1, ge=1, le=256, description="CPU threads of the network in each worker")
-    max_upload_bytes: int = Field(10 * 2**20, ge=1, description="of a picture, as it is sent")
-    max_pixels: int = Field(images.MAX_PIXELS, ge=1, description="of a picture, width times height")
-    max_jpeg_pixels: int = Field(
-        images.MAX_JPEG_PIXELS, ge=1, description="of a JPEG, which is decoded at reduced size"
+    model: Annotated[Path, Field(description="the checkpoint to serve")] = Path("models/model_scratch.pt")
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Field(description="auto: cuda, then mps, then cpu")] = (
+        "auto"
     )
-    max_batch: int = Field(64, ge=1, description="pictures the network sees at once")
-    max_waiting: int = Field(256, ge=1, description="pictures that wait for the network; beyond that, 503")
+    host: Annotated[str, Field(description="the address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535, description="the port to listen on")] = 8000
+    workers: Annotated[int, Field(ge=1, le=256, description="processes that share the port")] = 1
+    threads: Annotated[int, Field(ge=1, le=256, description="CPU threads of the network in each worker")] = 1
+    max_upload_bytes: Annotated[int, Field(ge=1, description="of a picture, as it is sent")] = 10 * 2**20
+    max_pixels: Annotated[int, Field(ge=1, description="of a picture, width times height")] = images.MAX_PIXELS
+    max_jpeg_pixels: Annotated[int, Field(ge=1, description="the same of a JPEG")] = images.MAX_JPEG_PIXELS
+    max_batch: Annotated[int, Field(ge=1, description="pictures the network sees at once")] = 64
+    max_waiting: Annotated[int, Field(ge=1, description="pictures that wait; beyond that, 503")] = 256
 
 
 def load_settings(**flags: Any) -> Settings:

@@ -13,10 +13,10 @@ class Recipe:
     arguments: dict[str, Any] = field(default_factory=dict)  # of its constructor
 
     held_out: int = 5_000  # of the 60,000 training images: to validate, to choose the epoch and to calibrate on
-    epochs: int = 9
-    batch_size: int = 256  # images
+    epochs: int = 10
+    batch_size: int = 128  # images
 
-    learning_rate: float = 0.1  # the peak, where there is a schedule
+    learning_rate: float = 0.05  # the peak, where there is a schedule
     schedule: Literal["constant", "triangle"] = "triangle"
     warm_up: float = 0.2  # share of all steps in which a triangle rises
     momentum: float = 0.9  # Nesterov's, where it is not 0
@@ -24,7 +24,7 @@ class Recipe:
     label_smoothing: float = 0.1  # share of the target spread over all classes
 
     flip: bool = True  # mirror half of the images
-    shift: int = 2  # pixels, at most, along each axis
+    shift: int = 1  # pixels, at most, along each axis
     erase: int = 0  # pixels, the side of a blackened square
 
     precision: Literal["float32", "auto"] = "auto"  # auto: bfloat16 where the hardware has it
@@ -47,6 +47,6 @@ TUTORIAL = Recipe(
     precision="float32",
 )
 TUTORIAL_LOGITS = replace(TUTORIAL, name="tutorial-logits", arguments={"sigmoid": False})
-FAST = Recipe(name="fast", architecture="ConvNet", arguments={"widths": (32, 64, 96)})
+FAST = Recipe(name="fast", architecture="ConvNet", arguments={"widths": (32, 48, 80)})
 
 RECIPES = {recipe.name: recipe for recipe in (TUTORIAL, TUTORIAL_LOGITS, FAST)}

@@ -32,6 +32,7 @@ SIGNATURES: tuple[tuple[bytes, type[ImageFile]], ...] = (
 ACCEPTED = "PNG, JPEG, WebP, GIF, BMP"
 UNREADABLE = (  # what Pillow raises on a damaged picture
     ArithmeticError,
+    AssertionError,
     AttributeError,
     EOFError,
     LookupError,

@@ -59,7 +59,7 @@ class ConvNet(nn.Module):
     cores that is worth more time than a wider network.
     """
 
-    def __init__(self, widths: tuple[int, int, int] = (32, 64, 96), dropout: float = 0.0) -> None:
+    def __init__(self, widths: tuple[int, int, int] = (32, 48, 80), dropout: float = 0.0) -> None:
         super().__init__()
         if not all(isinstance(width, int) and 0 < width <= MAX_WIDTH for width in widths):
             raise ValueError(f"widths are whole numbers from 1 to {MAX_WIDTH}, not {widths}")

@@ -1,0 +1,75 @@
+"""What every test may use: a small set of images, and real checkpoints made from it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from training.classifier.checkpoint import Checkpoint, save
+from training.classifier.model import CLASSES, SIDE, ConvNet, Net
+from training.data import Images, split
+from training.loop import loop
+from training.recipes import FAST, Recipe
+
+IMAGES_PER_CLASS = 40
+BLOB_SIDE = 6  # pixels
+
+
+@pytest.fixture(scope="session")
+def tiny_images() -> Images:
+    """400 images, shuffled: noise, and a bright square at a place of its own for each class."""
+    generator = torch.Generator().manual_seed(0)
+    n = IMAGES_PER_CLASS * len(CLASSES)
+    labels = torch.arange(n) % len(CLASSES)
+    pixels = torch.randint(0, 100, (n, 1, SIDE, SIDE), generator=generator, dtype=torch.uint8)
+    for image, label in zip(pixels, labels.tolist(), strict=True):
+        top, left = 4 + 14 * (label // 5), 5 * (label % 5)
+        image[:, top : top + BLOB_SIDE, left : left + BLOB_SIDE] = 255
+    order = torch.randperm(n, generator=generator)
+    return Images(pixels, labels)[order]
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe() -> Recipe:
+    return replace(
+        FAST,
+        name="tiny",
+        arguments={"widths": (4, 8, 8)},
+        held_out=100,
+        epochs=4,
+        batch_size=20,
+        flip=False,
+        precision="float32",
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_images: Images, tiny_recipe: Recipe) -> Path:
+    """A checkpoint that was really trained, in less than a second."""
+    torch.manual_seed(0)
+    network = ConvNet(**tiny_recipe.arguments)
+    progression = loop(Console(quiet=True), tiny_recipe, network, *split(tiny_images, tiny_recipe.held_out, 0), seed=0)
+    assert progression.best_weights is not None
+    path = tmp_path_factory.mktemp("models") / "tiny.pt"
+    save(
+        Checkpoint(
+            tiny_recipe.architecture,
+            tiny_recipe.arguments,
+            progression.best_weights,
+            metrics={"validation_loss": progression.best_loss, "test_accuracy": 0.5},
+            training={"recipe": tiny_recipe.name, "seed": 0, "history": progression.history},
+        ),
+        path,
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def tutorial_state_dict(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a reader of the tutorial has on disk: the bare state dict of Net."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("tutorial") / "model_scratch.pt"
+    torch.save(Net().state_dict(), path)
+    return path
