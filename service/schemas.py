@@ -1,14 +1,21 @@
 """The API's words."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from training.classifier.images import ACCEPTED
 from training.classifier.model import CLASSES
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
-EXAMPLE_PROBABILITIES: dict[str, JsonValue] = {name: 0.9982 if name == "Ankle boot" else 0.0002 for name in CLASSES}
+EXAMPLE_PREDICTION: dict[str, JsonValue] = {
+    "class": "Ankle boot",
+    "index": 9,
+    "confidence": 0.9982,
+    "probabilities": {name: 0.9982 if name == "Ankle boot" else 0.0002 for name in CLASSES},
+    "model": "fast-1a2b3c4d",
+}
 
 
 class Prediction(BaseModel):
@@ -17,15 +24,7 @@ class Prediction(BaseModel):
     model_config = ConfigDict(
         validate_by_alias=True,
         validate_by_name=True,
-        json_schema_extra={
-            "example": {
-                "class": "Ankle boot",
-                "index": 9,
-                "confidence": 0.9982,
-                "probabilities": EXAMPLE_PROBABILITIES,
-                "model": "fast-1a2b3c4d",
-            }
-        },
+        json_schema_extra={"example": EXAMPLE_PREDICTION},
     )
 
     class_name: str = Field(alias="class", description="the most probable class")
@@ -33,6 +32,30 @@ class Prediction(BaseModel):
     confidence: Probability = Field(description="its probability")
     probabilities: dict[str, Probability] = Field(description="of all ten classes, in order; they sum to 1")
     model: str = Field(description="recipe and first 8 hex digits of the checkpoint's SHA-256")
+
+
+class Refusal(BaseModel):
+    """Why one picture of a batch got no prediction."""
+
+    detail: str
+    status: int = Field(description="what the picture alone would have been answered with")
+
+
+class Batch(BaseModel):
+    """What is said of several pictures, in their order."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "predictions": [
+                    EXAMPLE_PREDICTION,
+                    {"detail": "The PNG picture is damaged or incomplete.", "status": 400},
+                ]
+            }
+        }
+    )
+
+    predictions: list[Prediction | Refusal]
 
 
 class Health(BaseModel):
@@ -59,3 +82,48 @@ class Problem(BaseModel):
     """Why there is no other answer, in one sentence that names the limit and the value."""
 
     detail: str
+
+
+PICTURE = {"type": "string", "format": "binary"}
+
+
+def form(field: dict[str, Any]) -> dict[str, Any]:
+    return {"schema": {"type": "object", "required": ["file"], "properties": {"file": field}}}
+
+
+UPLOAD = {
+    "requestBody": {
+        "required": True,
+        "content": {"multipart/form-data": form(PICTURE), "image/*": {"schema": PICTURE}},
+    }
+}
+UPLOADS = {
+    "requestBody": {
+        "required": True,
+        "content": {"multipart/form-data": form({"type": "array", "items": PICTURE})},
+    }
+}
+
+
+def problem(description: str, example: str) -> dict[str, Any]:
+    return {
+        "model": Problem,
+        "description": description,
+        "content": {"application/json": {"example": {"detail": example}}},
+    }
+
+
+NOT_READY = problem(
+    "No model is loaded, or too many requests wait",
+    "model_scratch.pt does not exist: train it with `python -m training.run`.",
+)
+PREDICT_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: problem("A broken picture or an empty file", "The PNG picture is damaged or incomplete."),
+    413: problem("Over the byte or the pixel limit", "The body has 20,000,000 bytes, over the limit of 10,485,760."),
+    415: problem(
+        "Not a picture of an accepted format",
+        f"The file is not a picture of an accepted format: {ACCEPTED}.",
+    ),
+    422: problem("No file", "The multipart form has 0 fields 'file'; expected exactly one."),
+    503: NOT_READY,
+}

@@ -5,13 +5,13 @@ import signal
 import sys
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from service.app import create_app
 from service.settings import PREFIX, Settings, load_settings
 
 
-def application() -> FastAPI:
+def application() -> ASGIApp:
     """The app with its settings from the environment, as each worker makes it."""
     return create_app(load_settings())
 
@@ -26,5 +26,6 @@ def serve(settings: Settings, flags: dict[str, str]) -> None:
         host=settings.host,
         port=settings.port,
         workers=settings.workers,
+        access_log=settings.access_log,
         server_header=False,
     )

@@ -28,10 +28,12 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65_535, description="the port to listen on")] = 8000
     workers: Annotated[int, Field(ge=1, le=256, description="processes that share the port")] = 1
     threads: Annotated[int, Field(ge=1, le=256, description="CPU threads of the network in each worker")] = 1
+    access_log: Annotated[bool, Field(description="a line for each request on standard output")] = True
     max_upload_bytes: Annotated[int, Field(ge=1, description="of a picture, as it is sent")] = 10 * 2**20
+    max_files: Annotated[int, Field(ge=1, description="pictures in one request to /predict/batch")] = 64
     max_pixels: Annotated[int, Field(ge=1, description="of a picture, width times height")] = images.MAX_PIXELS
     max_jpeg_pixels: Annotated[int, Field(ge=1, description="the same of a JPEG")] = images.MAX_JPEG_PIXELS
-    max_batch: Annotated[int, Field(ge=1, description="pictures the network sees at once")] = 64
+    max_batch: Annotated[int, Field(ge=1, le=1_024, description="pictures the network sees at once")] = 32
     max_waiting: Annotated[int, Field(ge=1, description="pictures that wait; beyond that, 503")] = 256
 
 

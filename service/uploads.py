@@ -36,7 +36,7 @@ class UploadTooLarge(UploadError):
 
 
 async def read(request: Request, max_bytes: int) -> bytes:
-    """The bytes of the picture in `request`, at most `max_bytes`. Raises UploadError."""
+    """The bytes of the one picture in `request`, at most `max_bytes`. Raises UploadError."""
     content_type, options = parse_options_header(request.headers.get("content-type"))
     if content_type.startswith(b"image/"):
         return await body(request, max_bytes, max_bytes)
@@ -44,12 +44,27 @@ async def read(request: Request, max_bytes: int) -> bytes:
         raise MissingFile(
             "Send the picture as the multipart field 'file', or as the body with a Content-Type of image/*."
         )
-    if not options.get(b"boundary"):
-        raise BrokenUpload("The Content-Type multipart/form-data names no boundary.")
-    picture = file_field(await body(request, max_bytes + FORM_BYTES, max_bytes), options[b"boundary"])
-    if len(picture) > max_bytes:
-        raise UploadTooLarge(f"The picture has {len(picture):,} bytes, over the limit of {max_bytes:,}.")
-    return picture
+    pictures = file_fields(await body(request, max_bytes + FORM_BYTES, max_bytes), options.get(b"boundary"))
+    if len(pictures) != 1:
+        raise MissingFile(f"The multipart form has {len(pictures)} fields 'file'; expected exactly one.")
+    if len(pictures[0]) > max_bytes:
+        raise UploadTooLarge(f"The picture has {len(pictures[0]):,} bytes, over the limit of {max_bytes:,}.")
+    return pictures[0]
+
+
+async def read_several(request: Request, max_bytes: int, max_files: int) -> list[bytes]:
+    """The bytes of 1 to `max_files` pictures, together at most `max_bytes`, in order. Raises UploadError."""
+    content_type, options = parse_options_header(request.headers.get("content-type"))
+    if content_type != b"multipart/form-data":
+        raise MissingFile("Send the pictures as multipart fields 'file'.")
+    pictures = file_fields(await body(request, max_bytes, max_bytes), options.get(b"boundary"))
+    if not pictures:
+        raise MissingFile("The multipart form has 0 fields 'file'; expected at least one.")
+    if len(pictures) > max_files:
+        raise UploadTooLarge(
+            f"The multipart form has {len(pictures):,} fields 'file', over the limit of {max_files:,}."
+        )
+    return pictures
 
 
 async def body(request: Request, most: int, max_bytes: int) -> bytes:
@@ -70,8 +85,10 @@ async def body(request: Request, most: int, max_bytes: int) -> bytes:
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def file_field(form: bytes, boundary: bytes) -> bytes:
-    """The content of the one field named `file`. Raises BrokenUpload, MissingFile."""
+def file_fields(form: bytes, boundary: bytes | None) -> list[bytes]:
+    """The contents of the fields named `file`, in order. Raises BrokenUpload."""
+    if not boundary:
+        raise BrokenUpload("The Content-Type multipart/form-data names no boundary.")
     parts = Parts()
     try:
         parser = MultipartParser(
@@ -91,9 +108,7 @@ def file_field(form: bytes, boundary: bytes) -> bytes:
         raise BrokenUpload("The multipart form is malformed.") from error
     if not parts.complete:
         raise BrokenUpload("The multipart form is incomplete: its closing boundary is missing.")
-    if len(parts.files) != 1:
-        raise MissingFile(f"The multipart form has {len(parts.files)} fields 'file'; expected exactly one.")
-    return b"".join(parts.files[0])
+    return [b"".join(chunks) for chunks in parts.files]
 
 
 class Parts:

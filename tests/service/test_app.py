@@ -108,6 +108,26 @@ def test_predict_counts_bytes_without_content_length(client: httpx.Client) -> No
     assert response.status_code == 413
 
 
+def test_a_batch_is_answered_in_order_and_a_broken_picture_costs_the_others_nothing(client: httpx.Client) -> None:
+    other = encoded(Image.new("L", (40, 30), 200))
+    files = [("file", content) for content in (PICTURE, b"hello", other, PICTURE[:200], PICTURE)]
+    predictions = client.post("/predict/batch", files=files).json()["predictions"]
+    alone = [client.post("/predict", files={"file": content}) for _, content in files]
+    for prediction, response in zip(predictions, alone, strict=True):
+        if response.status_code == 200:
+            assert prediction["probabilities"] == pytest.approx(response.json()["probabilities"], abs=1e-5)
+        else:
+            assert prediction == {**response.json(), "status": response.status_code}
+
+
+def test_a_batch_has_limits(client: httpx.Client) -> None:
+    assert client.post("/predict/batch", files=[("file", PICTURE)] * 64).status_code == 200
+    assert client.post("/predict/batch", files=[("file", PICTURE)] * 65).status_code == 413
+    assert client.post("/predict/batch", files=[("file", bytes(110_000))] * 2).status_code == 413
+    assert client.post("/predict/batch", files={"picture": PICTURE}).status_code == 422
+    assert client.post("/predict/batch", content=PICTURE, headers={"Content-Type": "image/png"}).status_code == 422
+
+
 def test_unknown_addresses_and_methods_are_told_in_a_sentence(client: httpx.Client) -> None:
     assert client.get("/nothing").json() == {"detail": "There is nothing at this address; /docs lists what there is."}
     response = client.get("/predict")
