@@ -9,6 +9,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from urllib.error import URLError
 
@@ -87,10 +88,13 @@ def load(data_dir: Path | None = None) -> tuple[Images, Images]:
 
 
 def holding_folder(root: Path) -> Path | None:
-    """`root` or torchvision's folder below it, whichever holds all four files, raw or gzipped."""
-    for folder in (root, root / LAYOUT, root / "raw"):
-        if all((folder / name).is_file() or (folder / f"{name}.gz").is_file() for name in SHA256):
-            return folder
+    """`root` or torchvision's folder below it, whichever holds all four files, raw or gzipped. Raises DataError."""
+    try:
+        for folder in (root, root / LAYOUT, root / "raw"):
+            if all((folder / name).is_file() or (folder / f"{name}.gz").is_file() for name in SHA256):
+                return folder
+    except OSError as error:  # a folder that may not be looked into
+        raise DataError(f"{root} cannot be read: {error.strerror}.") from error
     return None
 
 
@@ -139,13 +143,14 @@ def download(root: Path) -> Path:
             FashionMNIST(unfinished, download=True)
             for name in SHA256:
                 verified(Path(unfinished) / LAYOUT, name)
-            (root / LAYOUT).parent.mkdir(exist_ok=True)
-            (Path(unfinished) / LAYOUT).replace(root / LAYOUT)
-    except URLError as error:
+            (root / LAYOUT).mkdir(parents=True, exist_ok=True)
+            for file in (Path(unfinished) / LAYOUT).iterdir():
+                file.replace(root / LAYOUT / file.name)
+    except (URLError, HTTPException, ConnectionError, TimeoutError) as error:
         raise DataError(f"Fashion-MNIST could not be downloaded, no network: {BY_HAND}.") from error
     except OSError as error:
         raise DataError(f"Fashion-MNIST could not be downloaded into {root}: {error.strerror}.") from error
-    except (RuntimeError, EOFError, zlib.error) as error:  # torchvision: no mirror answered, or a file came broken
+    except (RuntimeError, EOFError, zlib.error) as error:  # torchvision: no mirror gave the right file
         raise DataError(f"Fashion-MNIST could not be downloaded, or arrived broken: {BY_HAND}.") from error
     return root / LAYOUT
 

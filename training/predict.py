@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def story() -> dict[str, Any]:
-        console = Console()
+        console = Console(markup=False, emoji=False, highlight=False)  # a file may be called [red] or :shoe:
         classifier = Classifier.load(options.checkpoint, options.device)
         predictions: list[dict[str, Any]] = []
         for path in options.images:
@@ -55,7 +55,7 @@ def read(path: Path) -> bytes:
 
 def show(console: Console, path: Path, pixels: Tensor, answer: Answer) -> None:
     """Prints the answer and, on a terminal, the 28×28 picture that the network saw."""
-    console.print(f"{path}: {answer['class']} ({answer['confidence']:.1%})", highlight=False, soft_wrap=True)
+    console.print(f"{path}: {answer['class']} ({answer['confidence']:.1%})", soft_wrap=True)
     table = Table(show_header=False)
     for name, probability in sorted(answer["probabilities"].items(), key=lambda item: -item[1]):
         table.add_row(name, f"{probability:.1%}", "█" * round(30 * probability))

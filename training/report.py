@@ -30,7 +30,7 @@ def samples(pixels: Tensor, labels: Tensor) -> Figure:
     for place, axes in enumerate(figure.subplots(rows, COLUMNS, squeeze=False).flat):
         axes.axis("off")
         if place < len(pixels):
-            axes.imshow(pixels[place, 0].cpu(), cmap="gray", vmin=0, vmax=255)
+            axes.imshow(pixels[place, 0].cpu().numpy(), cmap="gray", vmin=0, vmax=255)
             axes.set_title(CLASSES[labels[place]], fontsize=9)
     return figure
 
@@ -57,7 +57,7 @@ def confusion(matrix: Tensor) -> Figure:
     shares = matrix / matrix.sum(dim=1, keepdim=True).clamp_min(1)
     figure = Figure(figsize=(8, 7), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     for row in range(len(CLASSES)):
         for column in range(len(CLASSES)):
             if count := int(matrix[row, column]):

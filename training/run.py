@@ -42,7 +42,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=positive(int), metavar="N", help="instead of the recipe's")
     parser.add_argument("--batch-size", type=positive(int), metavar="N", help="instead of the recipe's")
     parser.add_argument("--lr", type=positive(float), metavar="X", help="learning rate instead of the recipe's")
-    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N")
     add_device_and_data(parser)
     parser.add_argument("--output", type=Path, default=CHECKPOINT, metavar="FILE")
     parser.add_argument("--report", type=Path, metavar="DIR", help="write sample grid, curves and confusion matrix")
@@ -60,8 +60,15 @@ def positive(kind: type[int] | type[float]) -> Callable[[str], float]:
     return number
 
 
+def seed(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 2**63 - 1")
+    return value
+
+
 def train(options: argparse.Namespace) -> dict[str, Any]:
-    console = Console()
+    console = Console(emoji=False)
     device = find_device(options.device)
     recipe = customise(RECIPES[options.recipe], options)
     check_writable(options.output)
@@ -80,8 +87,10 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
     )
 
     progression = loop(console, recipe, network, training_images, held_out, options.seed)
-    if progression.best_weights is None:
+    if progression.best_weights is None and progression.interrupted:
         raise KeyboardInterrupt
+    if progression.best_weights is None or not math.isfinite(progression.best_loss):
+        raise TrainingError("the validation loss was not a number after any epoch; try a smaller --lr.")
 
     network.load_state_dict(progression.best_weights)
     checkpoint = Checkpoint(
@@ -142,9 +151,9 @@ def customise(recipe: Recipe, options: argparse.Namespace) -> Recipe:
 
 def check_writable(output: Path) -> None:
     """Finds out before the training whether its result can be written. Raises TrainingError."""
-    if output.is_dir():
-        raise TrainingError(f"--output {output} is a folder; name a file in it.")
     try:
+        if output.exists() and not output.is_file():
+            raise TrainingError(f"--output {output} is a folder or a device; name a file.")
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=output.parent):
             pass

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from training.classifier.model import ARCHITECTURES, CLASSES, Net
 
 FORMAT = 1
+ZIP_SIGNATURE = b"PK\x03\x04"  # without it torch.load would read its old format, which has no checksums
 MAX_BYTES = 2**30  # 1 GiB: larger than any network that makes sense here
 RECIPE_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 TEMPERATURES = (1e-3, 1e3)  # outside of this a temperature is a mistake
@@ -167,7 +168,7 @@ def unpickle(content: bytes, name: str) -> dict[str, Any]:
     if not content:
         raise CheckpointError(f"{name} is empty.")
     try:
-        if not zipfile.is_zipfile(io.BytesIO(content)):
+        if not content.startswith(ZIP_SIGNATURE) or not zipfile.is_zipfile(io.BytesIO(content)):
             raise CheckpointError(f"{name} is not a PyTorch checkpoint, or it is cut short: not a zip archive.")
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):

@@ -18,8 +18,10 @@ from training.classifier.model import SIDE
 
 MAX_PIXELS = 16_000_000
 MAX_JPEG_PIXELS = 50_000_000  # a JPEG is decoded at a fraction of its size
+MAX_JPEG_SCANS = 64  # encoders write about ten; each takes another pass over all pixels
 WORKING_SIDE = 8 * SIDE  # pixels; larger pictures are reduced to this before they are padded
 LIGHT = 128  # grey level from which on a ground is light
+START_OF_SCAN = b"\xff\xda"  # inside of a JPEG's compressed data, 255 is always followed by 0 or a restart marker
 
 SIGNATURES: tuple[tuple[bytes, type[ImageFile]], ...] = (
     (b"\x89PNG\r\n\x1a\n", PngImageFile),
@@ -75,12 +77,16 @@ def to_fashion(content: bytes, max_pixels: int = MAX_PIXELS, max_jpeg_pixels: in
     A 28×28 picture without real transparency is taken as it is. Any other is made grey, padded to a square in its own
     ground colour, reduced by area averaging, and inverted when its border is light. Raises PictureError.
     """
-    picture = open_picture(content, max_pixels, max_jpeg_pixels)
+    return decode(open_picture(content, max_pixels, max_jpeg_pixels))
+
+
+def decode(picture: ImageFile) -> Tensor:
+    """The second half of `to_fashion`, which takes as long as the picture is large. Raises BrokenPicture."""
     try:
-        grey = adapt(picture)
+        adapted = adapt(picture)
     except UNREADABLE as error:
         raise BrokenPicture(f"The {picture.format} picture is damaged or incomplete.") from error
-    return torch.frombuffer(bytearray(grey.tobytes()), dtype=torch.uint8).view(SIDE, SIDE)
+    return torch.frombuffer(bytearray(adapted.tobytes()), dtype=torch.uint8).view(SIDE, SIDE)
 
 
 def open_picture(content: bytes, max_pixels: int = MAX_PIXELS, max_jpeg_pixels: int = MAX_JPEG_PIXELS) -> ImageFile:
@@ -90,6 +96,8 @@ def open_picture(content: bytes, max_pixels: int = MAX_PIXELS, max_jpeg_pixels: 
     decoder = next((decoder for signature, decoder in SIGNATURES if content.startswith(signature)), None)
     if decoder is None or (decoder is WebPImageFile and content[8:12] != b"WEBP"):
         raise UnsupportedPicture(f"The file is not a picture of an accepted format: {ACCEPTED}.")
+    if decoder is JpegImageFile and (scans := content.count(START_OF_SCAN)) > MAX_JPEG_SCANS:
+        raise PictureTooLarge(f"The JPEG picture has {scans:,} scans, over the limit of {MAX_JPEG_SCANS}.")
     limit = max_jpeg_pixels if decoder is JpegImageFile else max_pixels
     try:
         if decoder is WebPImageFile:  # its decoder takes memory for the whole canvas as soon as it is opened
@@ -128,10 +136,18 @@ def adapt(picture: ImageFile) -> Image.Image:
     picture.draft("L", (WORKING_SIDE, WORKING_SIDE))  # JPEG alone: decodes at 1/2, 1/4 or 1/8, never below this size
     working = picture.convert("RGBA") if is_transparent(picture) else grey(picture)
     working.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.BOX)
-    garment, ground = on_ground(ImageOps.exif_transpose(working))
+    garment, ground = on_ground(upright(working))
     square = ImageOps.pad(garment, (max(garment.size),) * 2, color=ground)
     reduced = square.resize((SIDE, SIDE), Image.Resampling.BOX)
     return ImageOps.invert(reduced) if ground >= LIGHT else reduced
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """Turned as its EXIF data says; of a picture whose EXIF data is damaged, the pixels still count."""
+    try:
+        return ImageOps.exif_transpose(picture)
+    except UNREADABLE:
+        return picture
 
 
 def is_transparent(picture: Image.Image) -> bool:

@@ -1,0 +1,128 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from training.classifier.checkpoint import Checkpoint, CheckpointError, load
+from training.classifier.classifier import DEVICES, Classifier, DeviceError, find_device
+from training.classifier.model import CLASSES, SIDE, ConvNet, Net
+from training.data import Images
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def classifier(tiny_checkpoint: Path) -> Classifier:
+    return Classifier.load(tiny_checkpoint, "cpu")
+
+
+def with_weights(network: nn.Module, architecture: str, value: float) -> Classifier:
+    """A classifier whose every floating-point weight is `value`."""
+    weights = {
+        name: torch.full_like(tensor, value) if tensor.is_floating_point() else tensor
+        for name, tensor in network.state_dict().items()
+    }
+    arguments = {"widths": (2, 3, 4)} if architecture == "ConvNet" else {}
+    return Classifier(Checkpoint(architecture, arguments, weights), CPU)
+
+
+def test_probabilities_are_float64_and_sum_to_one(classifier: Classifier, tiny_images: Images) -> None:
+    probabilities = classifier.probabilities(tiny_images.pixels)
+    assert probabilities.dtype == torch.float64
+    assert probabilities.shape == (len(tiny_images), len(CLASSES))
+    assert (probabilities >= 0).all()
+    assert (probabilities.sum(dim=1) - 1).abs().max() < 1e-6
+
+
+def test_an_answer_has_the_words_of_the_contract(classifier: Classifier, tiny_images: Images) -> None:
+    [answer] = classifier.answers(tiny_images.pixels[:1])
+    assert list(answer) == ["class", "index", "confidence", "probabilities", "model"]
+    assert list(answer["probabilities"]) == list(CLASSES)
+    assert answer["class"] == CLASSES[answer["index"]]
+    assert answer["confidence"] == max(answer["probabilities"].values()) == answer["probabilities"][answer["class"]]
+    assert answer["model"] == f"tiny-{classifier.checkpoint.sha256[:8]}"
+
+
+def test_what_was_learned_is_answered(classifier: Classifier, tiny_images: Images) -> None:
+    answers = classifier.answers(tiny_images.pixels)
+    right = sum(answer["index"] == label for answer, label in zip(answers, tiny_images.labels.tolist(), strict=True))
+    assert right / len(answers) > 0.95
+
+
+def test_of_classes_that_tie_the_first_is_named() -> None:
+    answers = with_weights(Net(), "Net", 0.0).answers(torch.zeros(2, 1, SIDE, SIDE, dtype=torch.uint8))
+    assert [answer["index"] for answer in answers] == [0, 0]
+    assert set(answers[0]["probabilities"].values()) == {0.1}
+
+
+def test_no_picture_no_answer(classifier: Classifier, tiny_images: Images) -> None:
+    assert classifier.answers(tiny_images.pixels[:0]) == []
+
+
+def test_a_picture_asked_alone_is_answered_the_same_bit_for_bit(tiny_checkpoint: Path, tiny_images: Images) -> None:
+    first, again = Classifier.load(tiny_checkpoint, "cpu"), Classifier.load(tiny_checkpoint, "cpu")
+    for pixels in tiny_images.pixels[:20]:
+        assert first.answers(pixels[None]) == first.answers(pixels[None]) == again.answers(pixels[None])
+
+
+def test_a_batch_is_answered_like_its_pictures_alone(classifier: Classifier, tiny_images: Images) -> None:
+    pixels = tiny_images.pixels[:50]
+    alone = torch.cat([classifier.probabilities(picture[None]) for picture in pixels])
+    torch.testing.assert_close(classifier.probabilities(pixels), alone, rtol=0, atol=1e-5)
+
+
+def test_temperature_changes_the_confidence_and_not_the_class(classifier: Classifier, tiny_images: Images) -> None:
+    pixels = tiny_images.pixels[:100]
+    hotter = Classifier(replace(classifier.checkpoint, calibration={"temperature": 4.0}), CPU)
+    before, after = classifier.probabilities(pixels), hotter.probabilities(pixels)
+    assert torch.equal(before.argmax(dim=1), after.argmax(dim=1))
+    assert (after.max(dim=1).values < before.max(dim=1).values).all()
+    torch.testing.assert_close(after, (classifier.logits(pixels).double() / 4).softmax(dim=1))
+
+
+def test_the_tutorials_sigmoid_keeps_probabilities_low(tutorial_state_dict: Path, tiny_images: Images) -> None:
+    probabilities = Classifier.load(tutorial_state_dict, "cpu").probabilities(tiny_images.pixels)
+    assert probabilities.max() <= torch.e / (torch.e + 9)
+
+
+def test_bfloat16_weights_are_served_in_float32(tiny_checkpoint: Path, tiny_images: Images) -> None:
+    checkpoint = load(tiny_checkpoint)
+    weights = {
+        name: tensor.bfloat16() if tensor.is_floating_point() else tensor
+        for name, tensor in checkpoint.state_dict.items()
+    }
+    classifier = Classifier(replace(checkpoint, state_dict=weights), CPU)
+    assert {parameter.dtype for parameter in classifier.network.parameters()} == {torch.float32}
+    classifier.smoke_test()
+
+
+@pytest.mark.parametrize("checkpoint", ["tiny_checkpoint", "tutorial_state_dict"])
+def test_the_smoke_test_passes_a_good_network(checkpoint: str, request: pytest.FixtureRequest) -> None:
+    Classifier.load(request.getfixturevalue(checkpoint), "cpu").smoke_test()
+
+
+@pytest.mark.parametrize("value", [1e38, 3e38, -1e38])
+def test_the_smoke_test_refuses_finite_weights_that_overflow(value: float) -> None:
+    classifier = with_weights(ConvNet((2, 3, 4)), "ConvNet", value)
+    with pytest.raises(CheckpointError, match="does not give probabilities on cpu"):
+        classifier.smoke_test()
+
+
+def test_auto_takes_the_best_device_there_is() -> None:
+    best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    assert find_device("auto") == find_device() == torch.device(best)
+    assert find_device("cpu") == CPU
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    for name, there in (("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())):
+        if not there:
+            with pytest.raises(DeviceError, match=f"no {name} device"):
+                find_device(name)
+
+
+def test_an_unknown_device_is_answered_with_those_there_are() -> None:
+    with pytest.raises(DeviceError, match=rf"'tpu'.*{', '.join(DEVICES)}"):
+        find_device("tpu")

@@ -1,0 +1,86 @@
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from training.classifier.model import ARCHITECTURES, CLASSES, MAX_WIDTH, SIDE, ConvNet, Net
+
+TUTORIAL_SHAPES = {
+    "conv1.weight": [6, 1, 5, 5],
+    "conv1.bias": [6],
+    "conv2.weight": [10, 6, 5, 5],
+    "conv2.bias": [10],
+    "ff1.weight": [56, 160],
+    "ff1.bias": [56],
+    "ff2.weight": [10, 56],
+    "ff2.bias": [10],
+}
+
+
+def random_pixels(n: int) -> torch.Tensor:
+    return torch.randint(0, 256, (n, 1, SIDE, SIDE), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("network", [Net(), Net(sigmoid=False), ConvNet((2, 3, 4))])
+def test_a_network_turns_pixels_into_float32_logits(network: nn.Module) -> None:
+    logits = network.eval()(random_pixels(3))
+    assert logits.shape == (3, len(CLASSES))
+    assert logits.dtype == torch.float32
+
+
+@pytest.mark.parametrize("network", [Net(), ConvNet((2, 3, 4))])
+def test_pictures_of_a_batch_do_not_touch_each_other(network: nn.Module) -> None:
+    pixels = random_pixels(5)
+    alone = torch.cat([network.eval()(picture[None]) for picture in pixels])
+    torch.testing.assert_close(network(pixels), alone)
+
+
+def test_net_has_the_tutorials_tensors_and_no_other() -> None:
+    state_dict = Net().state_dict()
+    assert {name: list(tensor.shape) for name, tensor in state_dict.items()} == TUTORIAL_SHAPES
+    assert sum(tensor.numel() for tensor in state_dict.values()) == 11_252
+
+
+def test_net_computes_what_the_tutorial_computes() -> None:
+    network, pixels = Net(), random_pixels(4)
+    weights = network.state_dict()
+    x = pixels.float() / 255
+    for name in ("conv1", "conv2"):
+        x = functional.max_pool2d(functional.conv2d(x, weights[f"{name}.weight"], weights[f"{name}.bias"]), 2, 2)
+    x = functional.linear(x.flatten(1), weights["ff1.weight"], weights["ff1.bias"]).relu()
+    expected = functional.linear(x, weights["ff2.weight"], weights["ff2.bias"]).sigmoid()
+    torch.testing.assert_close(network(pixels), expected)
+
+
+def test_without_its_sigmoid_net_gives_what_went_into_it() -> None:
+    with_sigmoid, without = Net(), Net(sigmoid=False)
+    without.load_state_dict(with_sigmoid.state_dict())
+    torch.testing.assert_close(without(random_pixels(4)).sigmoid(), with_sigmoid(random_pixels(4)))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "arguments"),
+    [
+        ("Net", {"sigmoid": "no"}),
+        ("Net", {"sigmoid": None}),
+        ("ConvNet", {"widths": (0, 1, 1)}),
+        ("ConvNet", {"widths": (1, 1, MAX_WIDTH + 1)}),
+        ("ConvNet", {"widths": (1.0, 1, 1)}),
+        ("ConvNet", {"widths": (1, 1)}),
+        ("ConvNet", {"dropout": -0.1}),
+        ("ConvNet", {"dropout": float("nan")}),
+    ],
+)
+def test_a_network_refuses_arguments_that_make_no_sense(architecture: str, arguments: dict[str, Any]) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        ARCHITECTURES[architecture](**arguments)
+
+
+def test_dropout_acts_in_training_alone() -> None:
+    network = ConvNet((2, 3, 4), dropout=0.5)
+    pixels = random_pixels(8)
+    assert not torch.equal(network(pixels), network(pixels))
+    network.eval()
+    assert torch.equal(network(pixels), network(pixels))
