@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi_offline import FastAPIOffline
+from PIL.ImageFile import ImageFile
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.middleware.errors import ServerErrorMiddleware
@@ -32,6 +34,8 @@ from training.classifier import images
 from training.classifier.classifier import Answer
 
 RETRY_AFTER_SECONDS = 1
+DECODERS = 2  # threads for larger pictures; each may need 100 MB for a while
+QUICK_BYTES, QUICK_PIXELS = 8 * 2**10, 64 * 2**10  # up to these a decode is shorter than the hop to a thread and back
 
 STATUS: dict[type[Exception], int] = {  # the one place where an error becomes a status
     images.BrokenPicture: 400,
@@ -53,6 +57,7 @@ INTERNAL_ERROR = "The service failed to answer; its log says why."
 def create_app(settings: Settings) -> ASGIApp:
     """The service as an ASGI application. It loads its model when it starts and stays up without one."""
     batcher = Batcher(settings.max_batch, settings.max_waiting)
+    decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -61,6 +66,7 @@ def create_app(settings: Settings) -> ASGIApp:
         yield
         await loading
         batcher.close()
+        decoders.shutdown()
 
     app = FastAPIOffline(
         title="Fashion-MNIST classifier",
@@ -74,7 +80,12 @@ def create_app(settings: Settings) -> ASGIApp:
     app.add_exception_handler(HTTPException, refuse_http)
 
     async def answer(content: bytes) -> Answer:
-        pixels = images.to_fashion(content, settings.max_pixels, settings.max_jpeg_pixels)
+        limits = settings.max_pixels, settings.max_jpeg_pixels
+        if len(content) <= QUICK_BYTES and is_quick(picture := images.open_picture(content, *limits)):
+            pixels = images.decode(picture)
+        else:
+            loop = asyncio.get_running_loop()
+            pixels = await loop.run_in_executor(decoders, images.to_fashion, content, *limits)
         return await batcher.predict(pixels)
 
     @app.post("/predict", response_model=Prediction, responses=PREDICT_PROBLEMS, openapi_extra=UPLOAD)
@@ -136,6 +147,10 @@ class Shortcut:
         except REFUSALS as error:
             response = await refuse(request, error)
         await response(scope, receive, send)
+
+
+def is_quick(picture: ImageFile) -> bool:
+    return picture.width * picture.height <= QUICK_PIXELS
 
 
 def status_of(error: Exception) -> int:
