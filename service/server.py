@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import warnings
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -13,6 +14,7 @@ from service.settings import PREFIX, Settings, load_settings
 
 def application() -> ASGIApp:
     """The app with its settings from the environment, as each worker makes it."""
+    warnings.filterwarnings("ignore", module="PIL")  # each is kept, and an upload can cause 65,000 different ones
     return create_app(load_settings())
 
 

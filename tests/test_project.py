@@ -102,7 +102,7 @@ def test_nothing_is_left_to_do() -> None:
 def test_the_readme_names_targets_and_files_that_exist() -> None:
     readme = (ROOT / "README.md").read_text()
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"\bmake ([a-z]+)\b", readme)) <= targets
+    assert set(re.findall(r"(?:`|^\$ )make ([a-z]+)\b", readme, re.MULTILINE)) <= targets
     for link in re.findall(r"\]\((?!https?://|#)([^)#]+)", readme):
         assert (ROOT / link).exists(), link
 

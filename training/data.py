@@ -5,6 +5,7 @@ The whole set is 55 MB of uint8, so it lives on the device as a few tensors and 
 
 import gzip
 import hashlib
+import socket
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ BYTES = {  # of the same files: a decompression never goes past this
     "t10k-images-idx3-ubyte": 16 + 10_000 * 28 * 28,
     "t10k-labels-idx1-ubyte": 8 + 10_000,
 }
+SILENCE_SECONDS = 30.0  # of a mirror, before it is given up
 BY_HAND = (
     "get the four files "
     + ", ".join(f"{name}.gz" for name in SHA256)
@@ -137,6 +139,8 @@ def verified(folder: Path, name: str) -> bytes:
 
 def download(root: Path) -> Path:
     """Downloads with torchvision into a temporary folder in `root`, verifies, moves into place. Raises DataError."""
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SILENCE_SECONDS)  # torchvision would wait for a silent mirror for ever
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as unfinished:
@@ -152,6 +156,8 @@ def download(root: Path) -> Path:
         raise DataError(f"Fashion-MNIST could not be downloaded into {root}: {error.strerror}.") from error
     except (RuntimeError, EOFError, zlib.error) as error:  # torchvision: no mirror gave the right file
         raise DataError(f"Fashion-MNIST could not be downloaded, or arrived broken: {BY_HAND}.") from error
+    finally:
+        socket.setdefaulttimeout(patience)
     return root / LAYOUT
 
 

@@ -55,7 +55,7 @@ class Evaluation:
 def evaluate(classifier: Classifier, images: data.Images) -> Evaluation:
     """Judges the classifier by the very answers it serves."""
     logits = torch.cat([classifier.logits(batch.pixels).cpu() for batch in images.batches(BATCH_SIZE)])
-    probabilities = torch.cat([classifier.probabilities(batch.pixels) for batch in images.batches(BATCH_SIZE)])
+    probabilities = classifier.calibrated(logits)
     labels = images.labels.cpu()
     confidence, predicted = probabilities.max(dim=1)
     right = predicted == labels
@@ -76,7 +76,7 @@ def expected_calibration_error(confidence: Tensor, right: Tensor, bins: int = CA
 
     `confidence` float [N] in 0…1, `right` bool [N].
     """
-    order = confidence.argsort()
+    order = confidence.argsort(stable=True)
     gaps = [
         (confidence[members].mean() - right[members].double().mean()).abs() * len(members)
         for members in order.tensor_split(bins)

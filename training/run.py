@@ -7,10 +7,12 @@ import argparse
 import math
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,7 +73,9 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
     console = Console(emoji=False)
     device = find_device(options.device)
     recipe = customise(RECIPES[options.recipe], options)
-    check_writable(options.output)
+    check_writable("--output", options.output)
+    if options.report:
+        check_writable("--report", options.report / "samples.png")
 
     training_images, test_images = data.load(options.data_dir)
     training_images, held_out = data.split(training_images.to(device), recipe.held_out, options.seed)
@@ -92,23 +96,20 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
     if progression.best_weights is None or not math.isfinite(progression.best_loss):
         raise TrainingError("the validation loss was not a number after any epoch; try a smaller --lr.")
 
-    network.load_state_dict(progression.best_weights)
-    checkpoint = Checkpoint(
-        recipe.architecture,
-        recipe.arguments,
-        progression.best_weights,
-        metrics={"validation_loss": progression.best_loss},
-        training=provenance(recipe, options, device, progression),
-    )
-    uncalibrated = Classifier(checkpoint, device)
-    logits = torch.cat([uncalibrated.logits(batch.pixels) for batch in held_out.batches(VALIDATION_BATCH_SIZE)])
-    checkpoint = replace(checkpoint, calibration={"temperature": fit_temperature(logits, held_out.labels)})
-
-    evaluation = evaluate(Classifier(checkpoint, device), test_images)
-    checkpoint.metrics.update(
-        test_loss=evaluation.loss, test_accuracy=evaluation.accuracy, ece=evaluation.ece, nll=evaluation.nll
-    )
-    save(checkpoint, options.output)
+    with uninterrupted():
+        checkpoint = Checkpoint(
+            recipe.architecture,
+            recipe.arguments,
+            progression.best_weights,
+            metrics={"validation_loss": progression.best_loss},
+            training=provenance(recipe, options, device, progression),
+        )
+        checkpoint = calibrate(checkpoint, held_out, device)
+        evaluation = evaluate(Classifier(checkpoint, device), test_images)
+        checkpoint.metrics.update(
+            test_loss=evaluation.loss, test_accuracy=evaluation.accuracy, ece=evaluation.ece, nll=evaluation.nll
+        )
+        save(checkpoint, options.output)
 
     print_table(console, evaluation)
     if options.report:
@@ -149,16 +150,33 @@ def customise(recipe: Recipe, options: argparse.Namespace) -> Recipe:
     )
 
 
-def check_writable(output: Path) -> None:
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits: what is left to do takes seconds, and the run would be lost."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def calibrate(checkpoint: Checkpoint, held_out: data.Images, device: torch.device) -> Checkpoint:
+    """The checkpoint with its temperature, fitted on images it was not trained on."""
+    classifier = Classifier(checkpoint, device)
+    logits = torch.cat([classifier.logits(batch.pixels) for batch in held_out.batches(VALIDATION_BATCH_SIZE)])
+    return replace(checkpoint, calibration={"temperature": fit_temperature(logits, held_out.labels)})
+
+
+def check_writable(flag: str, output: Path) -> None:
     """Finds out before the training whether its result can be written. Raises TrainingError."""
     try:
         if output.exists() and not output.is_file():
-            raise TrainingError(f"--output {output} is a folder or a device; name a file.")
+            raise TrainingError(f"{flag} {output} is a folder or a device; name a file.")
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=output.parent):
             pass
     except OSError as error:
-        raise TrainingError(f"--output {output} cannot be written: {error.strerror}.") from error
+        raise TrainingError(f"{flag} {output} cannot be written: {error.strerror}.") from error
 
 
 def provenance(

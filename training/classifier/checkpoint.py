@@ -11,6 +11,7 @@ import pickle
 import re
 import struct
 import zipfile
+from collections.abc import Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,11 +80,9 @@ class Checkpoint:
 
 def describe(checkpoint: Checkpoint) -> str:
     """One line for people: what it is and what it reached."""
-    words = [checkpoint.model, checkpoint.architecture, f"{checkpoint.parameters:,} parameters"]
     accuracy = checkpoint.metrics.get("test_accuracy")
-    if isinstance(accuracy, float):
-        words.append(f"{accuracy:.2%} on the test set")
-    return ", ".join(words)
+    reached = f", {accuracy:.2%} on the test set" if isinstance(accuracy, float) else ""
+    return f"{checkpoint.model}, {checkpoint.architecture}, {checkpoint.parameters:,} parameters{reached}"
 
 
 def build(checkpoint: Checkpoint) -> nn.Module:
@@ -138,7 +137,7 @@ def load(path: Path) -> Checkpoint:
     content = read(path)
     found = unpickle(content, path.name)
     sha256 = hashlib.sha256(content).hexdigest()
-    if found.keys() == Net().state_dict().keys():
+    if found.keys() == tutorial_keys():
         checkpoint = Checkpoint("Net", {"sigmoid": True}, found, training={"recipe": "tutorial"}, sha256=sha256)
     else:
         checkpoint = interpret(found, path.name, sha256)
@@ -147,6 +146,12 @@ def load(path: Path) -> Checkpoint:
     except MALFORMED as error:  # a nested tensor has no shape, and a tensor's methods may hide behind attributes
         raise CheckpointError(f"{path.name} holds something else than plain tensors as its weights.") from error
     return checkpoint
+
+
+def tutorial_keys() -> Set[str]:
+    """The names of the eight tensors of the tutorial's Net."""
+    with torch.device("meta"):
+        return Net().state_dict().keys()
 
 
 def read(path: Path) -> bytes:
@@ -178,8 +183,8 @@ def unpickle(content: bytes, name: str) -> dict[str, Any]:
         found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{name} asks to run code when it is loaded, which is refused: "
-            "a checkpoint holds tensors and plain values only, such as model.state_dict()."
+            f"{name} holds something else than tensors and plain values, or is damaged; nothing in it was run. "
+            "Save model.state_dict() rather than the model."
         ) from error
     except MALFORMED as error:
         raise CheckpointError(f"{name} is a zip archive, but PyTorch cannot read a checkpoint from it.") from error
@@ -194,7 +199,7 @@ def interpret(found: dict[str, Any], name: str, sha256: str) -> Checkpoint:
         if type(found.get(key)) is not kind:  # no subclass: True is no format
             raise CheckpointError(
                 f"{name} has no valid {key!r}: expected a checkpoint of `training.run` "
-                f"or the state_dict of the tutorial's Net with its {len(Net().state_dict())} tensors."
+                f"or the state_dict of the tutorial's Net with its {len(tutorial_keys())} tensors."
             )
     if found["format"] != FORMAT:
         raise CheckpointError(f"{name} has format {found['format']}; this version reads format {FORMAT}.")

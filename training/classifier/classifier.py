@@ -58,10 +58,13 @@ class Classifier:
         logits: Tensor = self.network(pixels.to(self.device))
         return logits.float()
 
-    @torch.inference_mode()
+    def calibrated(self, logits: Tensor) -> Tensor:
+        """Probabilities of `logits`, float64 [N,10], on the CPU; each row sums to 1 within 1e-6."""
+        return (logits.cpu().double() / self.temperature).softmax(dim=1)
+
     def probabilities(self, pixels: Tensor) -> Tensor:
-        """Calibrated probabilities, float64 [N,10], on the CPU; each row sums to 1 within 1e-6."""
-        return (self.logits(pixels).cpu().double() / self.temperature).softmax(dim=1)
+        """Calibrated probabilities, float64 [N,10], on the CPU."""
+        return self.calibrated(self.logits(pixels))
 
     def answers(self, pixels: Tensor) -> list[Answer]:
         """What is said of each of the N pictures. Of classes that tie, the first is named."""

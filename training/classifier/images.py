@@ -20,6 +20,7 @@ MAX_PIXELS = 16_000_000
 MAX_JPEG_PIXELS = 50_000_000  # a JPEG is decoded at a fraction of its size
 MAX_JPEG_SCANS = 64  # encoders write about ten; each takes another pass over all pixels
 WORKING_SIDE = 8 * SIDE  # pixels; larger pictures are reduced to this before they are padded
+OPAQUE = 250  # alpha of 255 from which on nothing shows through that counts
 LIGHT = 128  # grey level from which on a ground is light
 START_OF_SCAN = b"\xff\xda"  # inside of a JPEG's compressed data, 255 is always followed by 0 or a restart marker
 
@@ -154,7 +155,7 @@ def is_transparent(picture: Image.Image) -> bool:
     """Whether any pixel lets something through; an alpha channel alone does not count."""
     if not picture.has_transparency_data:
         return False
-    return bool(np.asarray(picture.convert("RGBA").getchannel("A")).min() < 255)
+    return bool(np.asarray(picture.convert("RGBA").getchannel("A")).min() < OPAQUE)
 
 
 def grey(picture: Image.Image) -> Image.Image:
@@ -167,15 +168,23 @@ def grey(picture: Image.Image) -> Image.Image:
 def on_ground(picture: Image.Image) -> tuple[Image.Image, int]:
     """The mode "L" picture and the grey level of its ground.
 
-    The ground is the median of the border; a transparent picture is laid on black or white, whichever its garment
-    stands out from.
+    The ground is the median of what can be seen of the border. A garment that is cut out, most of its border
+    transparent, is laid on black or white, whichever it stands out from.
     """
     if picture.mode != "RGBA":
-        levels = np.asarray(picture)
-        return picture, int(np.median(np.concatenate((levels[0], levels[-1], levels[:, 0], levels[:, -1]))))
+        return picture, int(np.median(border(np.asarray(picture))))
     levels, alpha = np.asarray(picture.convert("L")), np.asarray(picture.getchannel("A"))
-    garment_level = np.average(levels, weights=alpha) if alpha.any() else 0
-    ground = 0 if garment_level >= LIGHT else 255
-    square = Image.new("L", picture.size, ground)
-    square.paste(picture.convert("L"), mask=picture.getchannel("A"))
-    return square, ground
+    visible = border(alpha) >= OPAQUE
+    if visible.mean() > 0.5:
+        ground = int(np.median(border(levels)[visible]))
+    else:
+        garment_level = np.average(levels, weights=alpha) if alpha.any() else 0
+        ground = 0 if garment_level >= LIGHT else 255
+    laid = Image.new("L", picture.size, ground)
+    laid.paste(picture.convert("L"), mask=picture.getchannel("A"))
+    return laid, ground
+
+
+def border(levels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """The outermost pixels of uint8 [height,width], one after another."""
+    return np.concatenate((levels[0], levels[-1], levels[:, 0], levels[:, -1]))
