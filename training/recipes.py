@@ -13,7 +13,7 @@ class Recipe:
     arguments: dict[str, Any] = field(default_factory=dict)  # of its constructor
 
     held_out: int = 5_000  # of the 60,000 training images: to validate, to choose the epoch and to calibrate on
-    epochs: int = 10
+    epochs: int = 12
     batch_size: int = 128  # images
 
     learning_rate: float = 0.05  # the peak, where there is a schedule

@@ -1,5 +1,7 @@
 """A loaded checkpoint on a device: pixels -> probabilities, and all else that an answer says."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypedDict
 
@@ -38,6 +40,17 @@ def find_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+@contextmanager
+def onednn(enabled: bool) -> Iterator[None]:
+    """Convolutions by oneDNN or by PyTorch's own code. (PyTorch's context for it sets more than this, and warns.)"""
+    before = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = enabled  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = before
+
+
 class Classifier:
     """Answers for pixels, uint8 [N,1,28,28]. Every answer in the project is made here."""
 
@@ -45,6 +58,7 @@ class Classifier:
         self.checkpoint = checkpoint
         self.device = device
         self.network = build(checkpoint).to(device)
+        self.model = checkpoint.model
         self.temperature = checkpoint.calibration["temperature"]
 
     @classmethod
@@ -52,10 +66,10 @@ class Classifier:
         """The classifier in a checkpoint file. Raises CheckpointError, DeviceError."""
         return cls(load(path), find_device(device))
 
-    @torch.inference_mode()
     def logits(self, pixels: Tensor) -> Tensor:
         """The network's own words, float32 [N,10], on the device, before calibration."""
-        logits: Tensor = self.network(pixels.to(self.device))
+        with torch.inference_mode(), onednn(bool(self.network.onednn)):
+            logits: Tensor = self.network(pixels.to(self.device))
         return logits.float()
 
     def calibrated(self, logits: Tensor) -> Tensor:
@@ -68,20 +82,19 @@ class Classifier:
 
     def answers(self, pixels: Tensor) -> list[Answer]:
         """What is said of each of the N pictures. Of classes that tie, the first is named."""
-        answers: list[Answer] = []
-        for row in self.probabilities(pixels).tolist():
-            confidence = max(row)
-            index = row.index(confidence)
-            answers.append(
-                {
-                    "class": CLASSES[index],
-                    "index": index,
-                    "confidence": confidence,
-                    "probabilities": dict(zip(CLASSES, row, strict=True)),
-                    "model": self.checkpoint.model,
-                }
-            )
-        return answers
+        return [self.answer(row) for row in self.probabilities(pixels).tolist()]
+
+    def answer(self, probabilities: list[float]) -> Answer:
+        """What is said of one picture with these probabilities of the ten classes."""
+        confidence = max(probabilities)
+        index = probabilities.index(confidence)
+        return {
+            "class": CLASSES[index],
+            "index": index,
+            "confidence": confidence,
+            "probabilities": dict(zip(CLASSES, probabilities, strict=True)),
+            "model": self.model,
+        }
 
     def smoke_test(self) -> None:
         """Answers for a black and a white image; raises CheckpointError unless the probabilities are."""

@@ -160,6 +160,9 @@ def is_transparent(picture: Image.Image) -> bool:
 
 def grey(picture: Image.Image) -> Image.Image:
     """Mode "L", by Pillow's luma weights; 16-bit pictures keep their upper byte, which Pillow would clip."""
+    if picture.mode == "L":
+        picture.load()
+        return picture  # convert would copy it
     if picture.mode.startswith("I"):
         return Image.fromarray((np.asarray(picture).clip(0, 2**16 - 1) >> 8).astype(np.uint8))
     return picture.convert("L")
