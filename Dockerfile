@@ -1,0 +1,80 @@
+# Two images: `service`, the last stage and so the default, and `train`. docker-compose.yml builds and runs both.
+
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+
+FROM ${PYTHON_IMAGE} AS base
+# HOME: what caches at run time does so on the tmpfs. USER: no line of /etc/passwd need exist for it.
+ENV PATH=/opt/venv/bin:$PATH \
+    HOME=/tmp \
+    USER=fashion \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+WORKDIR /app
+# The base image's pip installs into it from outside, so that no image carries a second one.
+RUN python3 -m venv --without-pip /opt/venv
+
+
+# The dependencies as pyproject.toml lists them; a change of anything else in there leaves the stages below cached.
+FROM base AS requirements
+COPY pyproject.toml .
+RUN project='__import__("tomllib").load(open("pyproject.toml", "rb"))["project"]' \
+    && python -c "print(*$project['dependencies'], sep='\n')" >/service.txt \
+    && python -c "print(*$project['optional-dependencies']['train'], sep='\n')" >/train.txt
+
+
+FROM base AS installer
+ENV PIP_CACHE_DIR=/root/.cache/pip \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_PYTHON=/opt/venv/bin/python \
+    PIP_ROOT_USER_ACTION=ignore
+# PyTorch's own index comes first and alone, so that its CPU build is taken on every architecture; if it does not answer
+# or lacks the version, pip looks wherever else it is told to. --no-deps: what torch needs, constraints.txt pins.
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+COPY docker/install-torch /usr/local/bin/
+
+
+FROM installer AS service-packages
+ARG TORCH_VERSION=2.13.0
+# Headers, tests and static libraries go in the layer they came in.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    install-torch "torch==${TORCH_VERSION}" \
+    && cd /opt/venv/lib/python3*/site-packages/torch \
+    && rm -rf include test share/cmake lib/*.a lib/*test*.so bin/*test* bin/*Test bin/protoc*
+COPY --from=requirements /service.txt /
+COPY constraints.txt .
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --constraint constraints.txt --requirement /service.txt
+
+
+FROM installer AS train
+# The pair that the tests run with; torch and torchvision must come from the same place.
+ARG TRAIN_TORCH_VERSION=2.14.1
+ARG TORCHVISION_VERSION=0.29.1
+RUN --mount=type=cache,target=/root/.cache/pip \
+    install-torch "torch==${TRAIN_TORCH_VERSION}" "torchvision==${TORCHVISION_VERSION}"
+COPY --from=requirements /service.txt /train.txt /
+COPY constraints.txt .
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --constraint constraints.txt --requirement /service.txt --requirement /train.txt
+COPY docker/as-owner-of-models /usr/local/bin/
+COPY training training
+# training.run keeps its best epoch on SIGINT, as on Ctrl-C; as first process it would not even notice SIGTERM.
+STOPSIGNAL SIGINT
+ENTRYPOINT ["as-owner-of-models", "python", "-m", "training.run"]
+
+
+FROM base AS service
+COPY --from=service-packages /opt/venv /opt/venv
+COPY LICENSE .
+COPY training/__init__.py training/
+COPY training/classifier training/classifier
+COPY service service
+COPY models models
+ENV SERVICE_HOST=0.0.0.0 \
+    SERVICE_PORT=8000
+EXPOSE 8000
+# The first user of most Linux machines: reads ./models where it is mounted, even if its umask hides it from others.
+USER 1000:1000
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
+    CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen(f'http://127.0.0.1:{os.environ[\"SERVICE_PORT\"]}/health')"]
+CMD ["python", "-m", "service"]
