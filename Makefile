@@ -1,0 +1,64 @@
+# `make` lists what there is; whatever needs .venv makes it first.
+
+PYTHON ?= python3
+TORCH_CPU_INDEX = https://download.pytorch.org/whl/cpu
+
+# `make serve PORT=9000`. Set here, so that a HOST which the shell happens to export is not taken for the service's.
+HOST =
+PORT =
+WORKERS =
+RECIPE =
+
+python = .venv/bin/python
+pip = $(python) -m pip --disable-pip-version-check
+index_answers = $(python) -c 'import urllib.request; urllib.request.urlopen("$(TORCH_CPU_INDEX)/torch/", timeout=5)'
+
+.PHONY: help setup serve train test lint clean
+
+help:
+	@echo 'make setup                                   .venv with all that the project needs'
+	@echo 'make serve [HOST=…] [PORT=…] [WORKERS=…]     models/model_scratch.pt over HTTP'
+	@echo 'make train [RECIPE=…]                        a new models/model_scratch.pt'
+	@echo 'make test                                    the tests that need no root, no network and no Docker'
+	@echo 'make lint                                    ruff and mypy'
+	@echo 'make clean                                   removes .venv and the caches'
+	@echo 'PYTHON=python3.12 makes .venv with that Python.'
+
+setup: .venv/.complete
+
+serve: setup
+	$(python) -m service$(if $(HOST), --host $(HOST))$(if $(PORT), --port $(PORT))$(if $(WORKERS), --workers $(WORKERS))
+
+train: setup
+	$(python) -m training.run$(if $(RECIPE), --recipe $(RECIPE))
+
+test: setup
+	$(python) -m pytest -m "not data and not container"
+
+lint: setup
+	$(python) -m ruff format --check .
+	$(python) -m ruff check .
+	$(python) -m mypy
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	find service training tests -name __pycache__ -prune -exec rm -rf {} +
+
+# torch and torchvision first and as a pair, for a CPU build of the one does not import beside the registry's other: from
+# PyTorch's CPU index where there is no NVIDIA driver and it answers, else from wherever pip looks.
+# .venv/.incomplete marks what an interrupted run left behind; the next one starts from nothing.
+.venv/.complete: pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "There is no $(PYTHON): install Python 3.11 or newer, or name yours, as in make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("$(PYTHON) is Python %d.%d, but 3.11 or newer is \
+	needed: install one and name it, as in make PYTHON=python3.12" % sys.version_info[:2])'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$(PYTHON) lacks its venv module: install it (on Debian and Ubuntu, apt-get install python3-venv)" >&2; exit 1; }
+	@test ! -e .venv/.incomplete || rm -rf .venv
+	$(PYTHON) -m venv .venv
+	@touch .venv/.incomplete
+	@pair=$$(grep -Eo 'torch(vision)?>=[0-9.]+' pyproject.toml); index='--index-url $(TORCH_CPU_INDEX)'; \
+	if command -v nvidia-smi >/dev/null || test -e /proc/driver/nvidia || ! $(index_answers) 2>/dev/null; then index=; fi; \
+	set -x; $(pip) install $$index $$pair
+	$(pip) install --editable '.[dev]'
+	@mv .venv/.incomplete $@
