@@ -88,13 +88,17 @@ def create_app(settings: Settings) -> ASGIApp:
             pixels = await loop.run_in_executor(decoders, images.to_fashion, content, *limits)
         return await batcher.predict(pixels)
 
-    @app.post("/predict", response_model=Prediction, responses=PREDICT_PROBLEMS, openapi_extra=UPLOAD)
+    @app.post(
+        "/predict", tags=["predictions"], response_model=Prediction, responses=PREDICT_PROBLEMS, openapi_extra=UPLOAD
+    )
     async def predict(request: Request) -> Response:
         """The Fashion-MNIST class of a picture: PNG, JPEG, WebP, GIF (first frame) or BMP."""
         content = await uploads.read(request, settings.max_upload_bytes)
         return Response(to_json(await answer(content)), media_type="application/json")
 
-    @app.post("/predict/batch", response_model=Batch, responses=PREDICT_PROBLEMS, openapi_extra=UPLOADS)
+    @app.post(
+        "/predict/batch", tags=["predictions"], response_model=Batch, responses=PREDICT_PROBLEMS, openapi_extra=UPLOADS
+    )
     async def predict_batch(request: Request) -> Response:
         """The classes of several pictures, in their order; a picture that is refused costs the others nothing."""
         contents = await uploads.read_several(request, settings.max_upload_bytes, settings.max_files)
@@ -108,13 +112,13 @@ def create_app(settings: Settings) -> ASGIApp:
                 predictions.append(result)
         return Response(to_json({"predictions": predictions}), media_type="application/json")
 
-    @app.get("/health", responses={503: NOT_READY})
+    @app.get("/health", tags=["health"], responses={503: NOT_READY})
     async def health() -> Health:
         """Whether pictures are answered: a model is loaded and has answered a test picture."""
         classifier = batcher.classifier
         return Health(status="ok", device=classifier.device.type, model=classifier.checkpoint.model)
 
-    @app.get("/health/live")
+    @app.get("/health/live", tags=["health"])
     async def live() -> Liveness:
         """Whether the process answers, with or without a model."""
         return Liveness(status="alive")

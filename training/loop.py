@@ -75,7 +75,8 @@ def loop(
             )
     except KeyboardInterrupt:
         progression.interrupted = True
-        say(console, "Interrupted: keeping the best epoch so far.")
+        if progression.best_weights is not None:
+            say(console, "Interrupted: keeping the best epoch so far.")
     return progression
 
 
