@@ -30,10 +30,12 @@ ENV PIP_CACHE_DIR=/root/.cache/pip \
 # PyTorch's own index comes first and alone, so that its CPU build is taken on every architecture; if it does not answer
 # or lacks the version, pip looks wherever else it is told to. --no-deps: what torch needs, constraints.txt pins.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-COPY docker/install-torch /usr/local/bin/
+# --chmod, here and below: a clone made under a strict umask has files that only their owner can read.
+COPY --chmod=755 docker/install-torch /usr/local/bin/
 
 
 FROM installer AS service-packages
+# The newest whose CPU build the container tests have run with.
 ARG TORCH_VERSION=2.13.0
 # Headers, tests and static libraries go in the layer they came in.
 RUN --mount=type=cache,target=/root/.cache/pip \
@@ -56,8 +58,8 @@ COPY --from=requirements /service.txt /train.txt /
 COPY constraints.txt .
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --constraint constraints.txt --requirement /service.txt --requirement /train.txt
-COPY docker/as-owner-of-models /usr/local/bin/
-COPY training training
+COPY --chmod=755 docker/as-owner-of-models /usr/local/bin/
+COPY --chmod=755 training training
 # training.run keeps its best epoch on SIGINT, as on Ctrl-C; as first process it would not even notice SIGTERM.
 STOPSIGNAL SIGINT
 ENTRYPOINT ["as-owner-of-models", "python", "-m", "training.run"]
@@ -65,11 +67,11 @@ ENTRYPOINT ["as-owner-of-models", "python", "-m", "training.run"]
 
 FROM base AS service
 COPY --from=service-packages /opt/venv /opt/venv
-COPY LICENSE .
-COPY training/__init__.py training/
-COPY training/classifier training/classifier
-COPY service service
-COPY models models
+COPY --chmod=755 LICENSE .
+COPY --chmod=755 training/__init__.py training/
+COPY --chmod=755 training/classifier training/classifier
+COPY --chmod=755 service service
+COPY --chmod=755 models models
 ENV SERVICE_HOST=0.0.0.0 \
     SERVICE_PORT=8000
 EXPOSE 8000

@@ -18,9 +18,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import uploads
-from service.batcher import Batcher, Unavailable
+from service.batcher import Batcher, NotReady, Unavailable
 from service.schemas import (
-    NOT_READY,
+    BATCH_PROBLEMS,
+    HEALTH_PROBLEMS,
+    INTERNAL_ERROR,
     PREDICT_PROBLEMS,
     UPLOAD,
     UPLOADS,
@@ -51,7 +53,6 @@ HTTP_SENTENCES = {
     404: "There is nothing at this address; /docs lists what there is.",
     405: "This address does not take that method; /docs lists what it takes.",
 }
-INTERNAL_ERROR = "The service failed to answer; its log says why."
 
 
 def create_app(settings: Settings) -> ASGIApp:
@@ -98,10 +99,12 @@ def create_app(settings: Settings) -> ASGIApp:
         return Response(to_json(await answer(content)), media_type="application/json")
 
     @app.post(
-        "/predict/batch", tags=["predictions"], response_model=Batch, responses=PREDICT_PROBLEMS, openapi_extra=UPLOADS
+        "/predict/batch", tags=["predictions"], response_model=Batch, responses=BATCH_PROBLEMS, openapi_extra=UPLOADS
     )
     async def predict_batch(request: Request) -> Response:
         """The classes of several pictures, in their order; a picture that is refused costs the others nothing."""
+        if not batcher.ready:
+            raise NotReady(batcher.reason)
         contents = await uploads.read_several(request, settings.max_upload_bytes, settings.max_files)
         predictions: list[Answer | dict[str, Any]] = []
         for result in await asyncio.gather(*map(answer, contents), return_exceptions=True):
@@ -113,7 +116,8 @@ def create_app(settings: Settings) -> ASGIApp:
                 predictions.append(result)
         return Response(to_json({"predictions": predictions}), media_type="application/json")
 
-    @app.get("/health", tags=["health"], responses={503: NOT_READY})
+    @app.head("/health", include_in_schema=False)
+    @app.get("/health", tags=["health"], responses=HEALTH_PROBLEMS)
     async def health() -> Health:
         """Whether pictures are answered: a model is loaded and has answered a test picture."""
         classifier = batcher.classifier

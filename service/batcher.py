@@ -7,6 +7,7 @@ slow one, and any on a GPU, works in a thread, so that the loop goes on.
 
 import asyncio
 import gc
+import logging
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,8 @@ from torch import Tensor
 from training.classifier.checkpoint import CheckpointError
 from training.classifier.classifier import Answer, Classifier, DeviceError
 from training.classifier.model import SIDE
+
+logger = logging.getLogger(__name__)
 
 
 class Unavailable(Exception):
@@ -54,6 +57,10 @@ class Batcher:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="network")
 
     @property
+    def ready(self) -> bool:
+        return self._classifier is not None
+
+    @property
     def classifier(self) -> Classifier:
         """The classifier that answers. Raises NotReady."""
         if self._classifier is None:
@@ -66,10 +73,12 @@ class Batcher:
             self._classifier = await asyncio.get_running_loop().run_in_executor(self._thread, self._load, path, device)
         except (CheckpointError, DeviceError) as error:
             self.reason = str(error)
+        except (RuntimeError, MemoryError):  # such as a GPU whose memory is full
+            logger.exception("The model could not be loaded.")
+            self.reason = "The model could not be loaded; the log says why."
 
     def _load(self, path: Path, device: str) -> Classifier:
         classifier = Classifier.load(path, device)
-        classifier.smoke_test()
         for size in range(1, self.max_batch + 1):  # each is prepared at its first use, which takes milliseconds
             start = time.perf_counter()
             classifier.answers(torch.zeros(size, 1, SIDE, SIDE, dtype=torch.uint8))

@@ -113,17 +113,32 @@ def problem(description: str, example: str) -> dict[str, Any]:
     }
 
 
-NOT_READY = problem(
-    "No model is loaded, or too many requests wait",
-    "model_scratch.pt does not exist: train it with `python -m training.run`.",
-)
-PREDICT_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    400: problem("A broken picture or an empty file", "The PNG picture is damaged or incomplete."),
-    413: problem("Over the byte or the pixel limit", "The body has 20,000,000 bytes, over the limit of 10,485,760."),
+MISSING_MODEL = "model_scratch.pt does not exist: train it with `python -m training.run`."
+INTERNAL_ERROR = "The service failed to answer; its log says why."
+
+Problems = dict[int | str, dict[str, Any]]
+HEALTH_PROBLEMS: Problems = {
+    500: problem("A fault of the service", INTERNAL_ERROR),
+    503: problem("No model is loaded", MISSING_MODEL),
+}
+PREDICT_PROBLEMS: Problems = {
+    400: problem("A broken or empty picture, or a malformed form", "The PNG picture is damaged or incomplete."),
+    413: problem(
+        "Over the byte or the pixel limit",
+        "The body has 20,000,000 bytes, over the limit of 10,485,760 for pictures.",
+    ),
     415: problem(
         "Not a picture of an accepted format",
         f"The file is not a picture of an accepted format: {ACCEPTED}.",
     ),
     422: problem("No file", "The multipart form has 0 fields 'file'; expected exactly one."),
-    503: NOT_READY,
+    500: problem("A fault of the service", INTERNAL_ERROR),
+    503: problem("No model is loaded, or too many requests wait", MISSING_MODEL),
+}
+BATCH_PROBLEMS: Problems = {
+    400: problem("A malformed form", "The multipart form is malformed."),
+    413: problem("Too many bytes or files", "The form has 65 fields 'file', over the limit of 64."),
+    422: problem("No file", "The multipart form has 0 fields 'file'; expected at least one."),
+    500: problem("A fault of the service", INTERNAL_ERROR),
+    503: problem("No model is loaded", MISSING_MODEL),
 }

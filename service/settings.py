@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from training.classifier import images
@@ -15,12 +15,20 @@ class SettingsError(Exception):
     """A setting has a wrong value; one sentence that names it."""
 
 
+def names_a_file(path: Path) -> Path:
+    if not path.name:
+        raise ValueError("it names no file")
+    return path
+
+
 class Settings(BaseSettings):
     """Each field is also an environment variable: `max_upload_bytes` is SERVICE_MAX_UPLOAD_BYTES."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
 
-    model: Annotated[Path, Field(description="the checkpoint to serve")] = Path("models/model_scratch.pt")
+    model: Annotated[Path, AfterValidator(names_a_file), Field(description="the checkpoint to serve")] = Path(
+        "models/model_scratch.pt"
+    )
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Field(description="auto: cuda, then mps, then cpu")] = (
         "auto"
     )
@@ -33,7 +41,7 @@ class Settings(BaseSettings):
     max_files: Annotated[int, Field(ge=1, description="pictures in one request to /predict/batch")] = 64
     max_pixels: Annotated[int, Field(ge=1, description="of a picture, width times height")] = images.MAX_PIXELS
     max_jpeg_pixels: Annotated[int, Field(ge=1, description="the same of a JPEG")] = images.MAX_JPEG_PIXELS
-    max_batch: Annotated[int, Field(ge=1, le=1_024, description="pictures the network sees at once")] = 32
+    max_batch: Annotated[int, Field(ge=1, le=128, description="pictures the network sees at once")] = 32
     max_waiting: Annotated[int, Field(ge=1, description="pictures that wait; beyond that, 503")] = 256
 
 

@@ -10,7 +10,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 FIELD = b"file"
-FORM_BYTES = 16 * 2**10  # 16 KiB: what a form may hold besides the picture
+FORM_BYTES = 16 * 2**10  # 16 KiB: what a form may hold besides, for each picture
 
 
 class UploadError(Exception):
@@ -57,13 +57,14 @@ async def read_several(request: Request, max_bytes: int, max_files: int) -> list
     content_type, options = parse_options_header(request.headers.get("content-type"))
     if content_type != b"multipart/form-data":
         raise MissingFile("Send the pictures as multipart fields 'file'.")
-    pictures = file_fields(await body(request, max_bytes, max_bytes), options.get(b"boundary"))
+    form = await body(request, max_bytes + FORM_BYTES * max_files, max_bytes)
+    pictures = file_fields(form, options.get(b"boundary"))
     if not pictures:
         raise MissingFile("The multipart form has 0 fields 'file'; expected at least one.")
     if len(pictures) > max_files:
-        raise UploadTooLarge(
-            f"The multipart form has {len(pictures):,} fields 'file', over the limit of {max_files:,}."
-        )
+        raise UploadTooLarge(f"The form has {len(pictures):,} fields 'file', over the limit of {max_files:,}.")
+    if (size := sum(map(len, pictures))) > max_bytes:
+        raise UploadTooLarge(f"The pictures have {size:,} bytes together, over the limit of {max_bytes:,}.")
     return pictures
 
 
@@ -71,14 +72,14 @@ async def body(request: Request, most: int, max_bytes: int) -> bytes:
     """The whole body if it is at most `most` bytes; counted as it arrives, whatever Content-Length says."""
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > most:
-        raise UploadTooLarge(f"The body has {int(announced):,} bytes, over the limit of {max_bytes:,} for a picture.")
+        raise UploadTooLarge(f"The body has {int(announced):,} bytes, over the limit of {max_bytes:,} for pictures.")
     chunks: list[bytes] = []
     size = 0
     try:
         async for chunk in request.stream():
             size += len(chunk)
             if size > most:
-                raise UploadTooLarge(f"The body has over {most:,} bytes; the limit for a picture is {max_bytes:,}.")
+                raise UploadTooLarge(f"The body has over {most:,} bytes; the limit for pictures is {max_bytes:,}.")
             chunks.append(chunk)
     except ClientDisconnect as error:
         raise BrokenUpload("The body ended before it was complete.") from error

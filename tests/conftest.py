@@ -1,5 +1,6 @@
 """What every test may use: a small set of images, and real checkpoints made from it."""
 
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,12 @@ PERIODS = (2, 4, 6, 10, 14)  # pixels: five kinds of stripes, lying or standing,
 def one_thread() -> None:
     """Tiny networks: a second thread costs more than it brings, all the more on a busy machine."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_is_heard() -> None:
+    """Here and in the processes that tests start, even where the tests were started to ignore it, as by `command &`."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

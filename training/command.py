@@ -42,7 +42,7 @@ def execute(story: Callable[[], dict[str, Any]]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("Interrupted before there was anything to keep.", file=sys.stderr)
+        print("Interrupted.", file=sys.stderr)
         return INTERRUPTED
     exit_code = result.pop("exit_code", 0)
     print(json.dumps(result), flush=True)

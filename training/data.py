@@ -109,7 +109,10 @@ def parse(folder: Path) -> tuple[Images, Images]:
                 (Path(root) / LAYOUT / name).write_bytes(verified(folder, name))
             train, test = FashionMNIST(root, train=True), FashionMNIST(root, train=False)
     except OSError as error:
-        raise DataError(f"Fashion-MNIST could not be unpacked into the temporary folder: {error.strerror}.") from error
+        raise DataError(
+            f"Fashion-MNIST could not be unpacked into the temporary folder: {error.strerror}; "
+            "set TMPDIR to a folder with 60 MB of room."
+        ) from error
     return (
         Images(train.data.unsqueeze(1), train.targets),
         Images(test.data.unsqueeze(1), test.targets),
@@ -153,9 +156,13 @@ def download(root: Path) -> Path:
     except (URLError, HTTPException, ConnectionError, TimeoutError) as error:
         raise DataError(f"Fashion-MNIST could not be downloaded, no network: {BY_HAND}.") from error
     except OSError as error:
-        raise DataError(f"Fashion-MNIST could not be downloaded into {root}: {error.strerror}.") from error
+        raise DataError(
+            f"Fashion-MNIST could not be downloaded into {root}: {error.strerror}; mend that, or {BY_HAND}."
+        ) from error
     except (RuntimeError, EOFError, zlib.error) as error:  # torchvision: no mirror gave the right file
-        raise DataError(f"Fashion-MNIST could not be downloaded, or arrived broken: {BY_HAND}.") from error
+        raise DataError(
+            f"Fashion-MNIST could not be downloaded (no network, or it arrived broken): {BY_HAND}."
+        ) from error
     finally:
         socket.setdefaulttimeout(patience)
     return root / LAYOUT

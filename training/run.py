@@ -5,7 +5,9 @@ The story, top to bottom: recipe -> data -> model -> loop -> calibrate -> evalua
 
 import argparse
 import math
+import os
 import platform
+import shlex
 import shutil
 import signal
 import subprocess
@@ -90,48 +92,67 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
         f"{len(training_images):,} images to train on, {len(held_out):,} held out.",
     )
 
+    if options.report:
+        from training import report  # matplotlib takes a second to import
+
+        first = next(training_images.batches(GRID))
+        report.write(options.report, {"samples.png": report.samples(first.pixels, first.labels)})
+
     progression = loop(console, recipe, network, training_images, held_out, options.seed)
+    with uninterrupted():
+        return finish(console, options, recipe, device, progression, held_out, test_images)
+
+
+def finish(
+    console: Console,
+    options: argparse.Namespace,
+    recipe: Recipe,
+    device: torch.device,
+    progression: Progression,
+    held_out: data.Images,
+    test_images: data.Images,
+) -> dict[str, Any]:
+    """Calibrates, evaluates and saves the best of the run; what it reached, as the last line says it."""
     if progression.best_weights is None and progression.interrupted:
         raise KeyboardInterrupt
     if progression.best_weights is None or not math.isfinite(progression.best_loss):
         raise TrainingError("the validation loss was not a number after any epoch; try a smaller --lr.")
 
-    with uninterrupted():
-        checkpoint = Checkpoint(
-            recipe.architecture,
-            recipe.arguments,
-            progression.best_weights,
-            metrics={"validation_loss": progression.best_loss},
-            training=provenance(recipe, options, device, progression),
-        )
-        checkpoint = calibrate(checkpoint, held_out, device)
-        evaluation = evaluate(Classifier(checkpoint, device), test_images)
-        checkpoint.metrics.update(
-            test_loss=evaluation.loss, test_accuracy=evaluation.accuracy, ece=evaluation.ece, nll=evaluation.nll
-        )
-        save(checkpoint, options.output)
+    checkpoint = Checkpoint(
+        recipe.architecture,
+        recipe.arguments,
+        progression.best_weights,
+        metrics={"validation_loss": progression.best_loss},
+        training=provenance(recipe, options, device, progression),
+    )
+    checkpoint = calibrate(checkpoint, held_out, device)
+    evaluation = evaluate(Classifier(checkpoint, device), test_images)
+    checkpoint.metrics.update(
+        test_loss=evaluation.loss, test_accuracy=evaluation.accuracy, ece=evaluation.ece, nll=evaluation.nll
+    )
+    save(checkpoint, options.output)
 
     print_table(console, evaluation)
     if options.report:
-        from training import report  # matplotlib takes a second to import
+        from training import report
 
-        first = next(training_images.batches(GRID))
         report.write(
             options.report,
             {
-                "samples.png": report.samples(first.pixels, first.labels),
                 "curves.png": report.curves(progression.history),
                 "confusion.png": report.confusion(evaluation.confusion),
             },
         )
-    say(console, f"Saved {options.output}. Serve it: python -m service --model {options.output}")
+    python = os.path.relpath(sys.executable) if sys.prefix.startswith(os.getcwd()) else sys.executable
+    serve = shlex.join((python, "-m", "service", "--model", str(options.output)))
+    say(console, f"Saved {options.output}. Serve it: {serve}")
     return {
         "recipe": recipe.name,
         "seed": options.seed,
         "device": device.type,
         "epochs": len(progression.history),
         "seconds": round(progression.seconds, 2),
-        "parameters": parameters,
+        "parameters": checkpoint.parameters,
         "validation_loss": progression.best_loss,
         "test_loss": evaluation.loss,
         "test_accuracy": evaluation.accuracy,

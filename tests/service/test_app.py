@@ -141,6 +141,7 @@ def test_health_names_device_and_model(client: httpx.Client) -> None:
     assert health.keys() == {"status", "device", "model"}
     assert health["status"] == "ok"
     assert health["model"] == client.post("/predict", files={"file": PICTURE}).json()["model"]
+    assert client.head("/health").status_code == 200
     assert client.get("/health/live").json() == {"status": "alive"}
 
 
@@ -181,7 +182,7 @@ def test_the_schema_is_complete(client: httpx.Client) -> None:
     schema = client.get("/openapi.json").json()
     predict = schema["paths"]["/predict"]["post"]
     assert predict["requestBody"]["content"].keys() == {"multipart/form-data", "image/*"}
-    assert predict["responses"].keys() == {"200", "400", "413", "415", "422", "503"}
+    assert predict["responses"].keys() == {"200", "400", "413", "415", "422", "500", "503"}
     for path in schema["paths"].values():
         for operation in path.values():
             for status, response in operation["responses"].items():

@@ -51,7 +51,10 @@ def test_it_serves_until_it_is_told_to_stop(tiny_checkpoint: Path, workers: str,
         assert client.post("/predict", files={"file": SHOE.read_bytes()}).status_code == 200
         client.close()
         process.send_signal(ending)
-        assert process.wait(DEADLINE_SECONDS) == 0
+        told_by_ctrl_c = (
+            ending == signal.SIGINT and workers == "1"
+        )  # uvicorn's supervisor of several keeps it to itself
+        assert process.wait(DEADLINE_SECONDS) == (130 if told_by_ctrl_c else 0)
 
 
 def test_the_environment_names_the_model(tmp_path: Path) -> None:
@@ -91,6 +94,6 @@ def test_a_port_that_is_taken_is_told() -> None:
         process = subprocess.run(
             [sys.executable, "-m", "service", "--port", port], capture_output=True, text=True, timeout=60, check=False
         )
-    assert process.returncode != 0
+    assert process.returncode == 1
     assert "address already in use" in process.stderr
     assert "Traceback" not in process.stderr

@@ -16,7 +16,14 @@ def test_the_environment_is_read_and_a_flag_beats_it(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("PORT", "http"), ("PORT", "70000"), ("WORKERS", "0"), ("DEVICE", "tpu"), ("MAX_UPLOAD_BYTES", "10MB")],
+    [
+        ("PORT", "http"),
+        ("PORT", "70000"),
+        ("WORKERS", "0"),
+        ("DEVICE", "tpu"),
+        ("MODEL", "/"),
+        ("MAX_UPLOAD_BYTES", "10MB"),
+    ],
 )
 def test_a_wrong_value_is_named_in_one_sentence(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(PREFIX + name, value)

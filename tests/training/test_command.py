@@ -32,7 +32,7 @@ def test_ctrl_c_is_exit_code_130(capsys: pytest.CaptureFixture[str]) -> None:
         raise KeyboardInterrupt
 
     assert execute(story) == 130
-    assert capsys.readouterr() == ("", "Interrupted before there was anything to keep.\n")
+    assert capsys.readouterr() == ("", "Interrupted.\n")
 
 
 def test_a_mistake_of_ours_is_not_hidden() -> None:

@@ -161,7 +161,7 @@ def test_a_mirror_that_does_not_speak_http_leaves_nothing_behind(
 
 def test_a_download_into_a_file_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "data").touch()
-    with pytest.raises(DataError, match=r"could not be downloaded into .*: File exists\.$"):
+    with pytest.raises(DataError, match=r"could not be downloaded into .*: File exists; mend that, or get"):
         data.download(tmp_path / "data")
 
 

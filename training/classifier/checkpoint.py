@@ -120,15 +120,14 @@ def save(checkpoint: Checkpoint, path: Path) -> str:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the new name itself survives a power cut
-        finally:
-            os.close(folder)
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()
         raise CheckpointError(f"{path.name} could not be written: {error.strerror}.") from error
+    with suppress(OSError):  # where folders can be synced, the new name itself survives a power cut
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
     return hashlib.sha256(content).hexdigest()
 
 

@@ -63,8 +63,10 @@ class Classifier:
 
     @classmethod
     def load(cls, path: Path, device: str = "auto") -> "Classifier":
-        """The classifier in a checkpoint file. Raises CheckpointError, DeviceError."""
-        return cls(load(path), find_device(device))
+        """The classifier in a checkpoint file, tried out. Raises CheckpointError, DeviceError."""
+        classifier = cls(load(path), find_device(device))
+        classifier.smoke_test(path.name)
+        return classifier
 
     def logits(self, pixels: Tensor) -> Tensor:
         """The network's own words, float32 [N,10], on the device, before calibration."""
@@ -96,9 +98,9 @@ class Classifier:
             "model": self.model,
         }
 
-    def smoke_test(self) -> None:
-        """Answers for a black and a white image; raises CheckpointError unless the probabilities are."""
+    def smoke_test(self, name: str) -> None:
+        """Answers for a black and a white image; raises CheckpointError, which says `name`, unless these are finite."""
         extremes = torch.stack((torch.zeros(1, SIDE, SIDE), torch.full((1, SIDE, SIDE), 255))).byte()
         probabilities = self.probabilities(extremes)
         if not (probabilities.isfinite().all() and (probabilities.sum(dim=1) - 1).abs().max() < 1e-6):
-            raise CheckpointError(f"{self.checkpoint.model} does not give probabilities on {self.device.type}.")
+            raise CheckpointError(f"{name} holds weights that give no probabilities on {self.device.type}.")

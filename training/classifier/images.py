@@ -5,7 +5,7 @@ import struct
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
@@ -44,7 +44,6 @@ UNREADABLE = (  # what Pillow raises on a damaged picture
     RuntimeError,
     SyntaxError,
     TypeError,
-    UnidentifiedImageError,
     ValueError,
     struct.error,
 )

@@ -95,19 +95,19 @@ def test_bfloat16_weights_are_served_in_float32(tiny_checkpoint: Path, tiny_imag
     }
     classifier = Classifier(replace(checkpoint, state_dict=weights), CPU)
     assert {parameter.dtype for parameter in classifier.network.parameters()} == {torch.float32}
-    classifier.smoke_test()
+    classifier.smoke_test("x.pt")
 
 
 @pytest.mark.parametrize("checkpoint", ["tiny_checkpoint", "tutorial_state_dict"])
 def test_the_smoke_test_passes_a_good_network(checkpoint: str, request: pytest.FixtureRequest) -> None:
-    Classifier.load(request.getfixturevalue(checkpoint), "cpu").smoke_test()
+    Classifier.load(request.getfixturevalue(checkpoint), "cpu").smoke_test("x.pt")
 
 
 @pytest.mark.parametrize("value", [1e38, 3e38, -1e38])
 def test_the_smoke_test_refuses_finite_weights_that_overflow(value: float) -> None:
     classifier = with_weights(ConvNet((2, 3, 4)), "ConvNet", value)
-    with pytest.raises(CheckpointError, match="does not give probabilities on cpu"):
-        classifier.smoke_test()
+    with pytest.raises(CheckpointError, match=r"x\.pt holds weights that give no probabilities on cpu"):
+        classifier.smoke_test("x.pt")
 
 
 def test_auto_takes_the_best_device_there_is() -> None:

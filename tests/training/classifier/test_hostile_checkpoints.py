@@ -114,7 +114,7 @@ def test_bytes_changed_anywhere_are_refused_or_harmless(tmp_path: Path, good: by
         changed_file = changed if part == "file" else zipped({**members, name: bytes(changed)})
         (tmp_path / "changed.pt").write_bytes(changed_file)
         with suppress(CheckpointError):
-            Classifier(load(tmp_path / "changed.pt"), torch.device("cpu")).smoke_test()
+            Classifier(load(tmp_path / "changed.pt"), torch.device("cpu")).smoke_test("x.pt")
 
 
 @pytest.mark.parametrize(
