@@ -180,6 +180,9 @@ def say(console: Console, line: str) -> None:
 @contextmanager
 def progress_bar(console: Console, title: str, steps: int, batch_size: int) -> Iterator[Callable[[int, float], None]]:
     """On a terminal, a bar with loss, images a second and time left; the function it gives sets step and loss."""
+    if not console.is_terminal:
+        yield lambda step, loss: None
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -187,7 +190,7 @@ def progress_bar(console: Console, title: str, steps: int, batch_size: int) -> I
         TimeRemainingColumn(),
     )
     start = time.perf_counter()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(title, total=steps, loss=math.nan, rate=0.0)
 
         def show(step: int, loss: float) -> None:
