@@ -20,6 +20,8 @@ from training.classifier.checkpoint import CheckpointError
 from training.classifier.classifier import Answer, Classifier, DeviceError
 from training.classifier.model import SIDE
 
+QUICK_SECONDS = 0.01  # for a full batch: as long may a turn of the event loop take
+
 logger = logging.getLogger(__name__)
 
 
@@ -38,9 +40,6 @@ class NotReady(Unavailable):
 
 class Overloaded(Unavailable):
     pass
-
-
-QUICK_SECONDS = 0.01  # for a full batch: as long may a turn of the event loop take
 
 
 class Batcher:

@@ -46,12 +46,11 @@ class Settings(BaseSettings):
 
 
 def load_settings(**flags: Any) -> Settings:
-    """The settings from the environment; a flag that is not None beats it. Raises SettingsError."""
-    given = {name: value for name, value in flags.items() if value is not None}
+    """The settings from the environment, which `flags` beat. Raises SettingsError."""
     try:
-        return Settings(**given)
+        return Settings(**flags)
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
-        source = f"--{name}" if name in given else f"{PREFIX}{name.upper()}"
+        source = f"--{name}" if name in flags else f"{PREFIX}{name.upper()}"
         raise SettingsError(f"{source} is {str(first['input'])!r}: {first['msg'].lower()}.") from error

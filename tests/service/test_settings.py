@@ -10,7 +10,7 @@ README = Path(__file__).parents[2] / "README.md"
 def test_the_environment_is_read_and_a_flag_beats_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVICE_PORT", "9000")
     monkeypatch.setenv("SERVICE_MAX_PIXELS", "1000")
-    settings = load_settings(port="9001", host=None)
+    settings = load_settings(port="9001")
     assert (settings.port, settings.max_pixels, settings.host) == (9001, 1000, "127.0.0.1")
 
 
