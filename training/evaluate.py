@@ -88,8 +88,8 @@ def expected_calibration_error(confidence: Tensor, right: Tensor, bins: int = CA
 def multiply_adds(classifier: Classifier) -> int:
     """Multiply-adds of one answer, as PyTorch counts them: convolutions and matrix products."""
     blank = torch.zeros(1, 1, SIDE, SIDE, dtype=torch.uint8)
-    with FlopCounterMode(display=False) as counter:
-        classifier.logits(blank)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        classifier.network(blank.to(classifier.device))
     return int(counter.get_total_flops()) // 2
 
 

@@ -1,7 +1,7 @@
 """A loaded checkpoint on a device: pixels -> probabilities, and all else that an answer says."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypedDict
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from training.classifier.checkpoint import Checkpoint, CheckpointError, build, load
+from training.classifier.compiled import CannotCompile, compile_network
 from training.classifier.model import CLASSES, SIDE
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -40,17 +41,6 @@ def find_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-@contextmanager
-def onednn(enabled: bool) -> Iterator[None]:
-    """Convolutions by oneDNN or by PyTorch's own code. (PyTorch's context for it sets more than this, and warns.)"""
-    before = torch.backends.mkldnn.enabled
-    torch.backends.mkldnn.enabled = enabled  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        torch.backends.mkldnn.enabled = before
-
-
 class Classifier:
     """Answers for pixels, uint8 [N,1,28,28]. Every answer in the project is made here."""
 
@@ -58,6 +48,10 @@ class Classifier:
         self.checkpoint = checkpoint
         self.device = device
         self.network = build(checkpoint).to(device)
+        self.run: Callable[[Tensor], Tensor] = self.network
+        if device.type == "cpu":
+            with suppress(CannotCompile):
+                self.run = compile_network(self.network, torch.get_num_threads())
         self.model = checkpoint.model
         self.temperature = checkpoint.calibration["temperature"]
 
@@ -70,9 +64,8 @@ class Classifier:
 
     def logits(self, pixels: Tensor) -> Tensor:
         """The network's own words, float32 [N,10], on the device, before calibration."""
-        with torch.inference_mode(), onednn(bool(self.network.onednn)):
-            logits: Tensor = self.network(pixels.to(self.device))
-        return logits.float()
+        with torch.inference_mode():
+            return self.run(pixels.to(self.device)).float()
 
     def calibrated(self, logits: Tensor) -> Tensor:
         """Probabilities of `logits`, float64 [N,10], on the CPU; each row sums to 1 within 1e-6."""

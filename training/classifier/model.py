@@ -31,8 +31,6 @@ class Net(nn.Module):
     exceeds e / (e + 9) = 0.232 before calibration.
     """
 
-    onednn = False  # its layers are so small that oneDNN's preparations take longer than their work
-
     def __init__(self, sigmoid: bool = True) -> None:
         super().__init__()
         if not isinstance(sigmoid, bool):
@@ -60,8 +58,6 @@ class ConvNet(nn.Module):
     Pooling stands before the normalisation and the activation, which then touch a quarter of the memory; on two CPU
     cores that is worth more time than a wider network.
     """
-
-    onednn = True
 
     def __init__(self, widths: tuple[int, int, int] = (32, 48, 80), dropout: float = 0.0) -> None:
         super().__init__()
