@@ -1,6 +1,7 @@
 """create_app(settings): lifespan, routes, error mapping."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -13,7 +14,6 @@ from fastapi_offline import FastAPIOffline
 from PIL.ImageFile import ImageFile
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
-from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -38,6 +38,8 @@ from training.classifier.classifier import Answer
 RETRY_AFTER_SECONDS = 1
 DECODERS = 2  # threads for larger pictures; each may need 100 MB for a while
 QUICK_BYTES, QUICK_PIXELS = 8 * 2**10, 64 * 2**10  # up to these a decode is shorter than the hop to a thread and back
+
+logger = logging.getLogger(__name__)
 
 STATUS: dict[type[Exception], int] = {  # the one place where an error becomes a status
     images.BrokenPicture: 400,
@@ -79,6 +81,7 @@ def create_app(settings: Settings) -> ASGIApp:
     for error in REFUSALS:
         app.add_exception_handler(error, refuse)
     app.add_exception_handler(HTTPException, refuse_http)
+    app.add_exception_handler(Exception, refuse_internal)
 
     async def answer(content: bytes) -> Answer:
         limits = settings.max_pixels, settings.max_jpeg_pixels
@@ -89,14 +92,17 @@ def create_app(settings: Settings) -> ASGIApp:
             pixels = await loop.run_in_executor(decoders, images.to_fashion, content, *limits)
         return await batcher.predict(pixels)
 
+    async def predict(scope: Scope, receive: Receive) -> bytes:
+        content = await uploads.read(scope, receive, settings.max_upload_bytes)
+        await asyncio.sleep(0)  # of requests that came together all are read, then all decoded: caches stay warm
+        return to_json(await answer(content))
+
     @app.post(
         "/predict", tags=["predictions"], response_model=Prediction, responses=PREDICT_PROBLEMS, openapi_extra=UPLOAD
     )
-    async def predict(request: Request) -> Response:
+    async def documented_predict(request: Request) -> Response:
         """The Fashion-MNIST class of a picture: PNG, JPEG, WebP, GIF (first frame) or BMP."""
-        content = await uploads.read(request, settings.max_upload_bytes)
-        await asyncio.sleep(0)  # of requests that came together all are read, then all decoded: caches stay warm
-        return Response(to_json(await answer(content)), media_type="application/json")
+        return Response(await predict(request.scope, request.receive), media_type="application/json")
 
     @app.post(
         "/predict/batch", tags=["predictions"], response_model=Batch, responses=BATCH_PROBLEMS, openapi_extra=UPLOADS
@@ -105,7 +111,9 @@ def create_app(settings: Settings) -> ASGIApp:
         """The classes of several pictures, in their order; a picture that is refused costs the others nothing."""
         if not batcher.ready:
             raise NotReady(batcher.reason)
-        contents = await uploads.read_several(request, settings.max_upload_bytes, settings.max_files)
+        contents = await uploads.read_several(
+            request.scope, request.receive, settings.max_upload_bytes, settings.max_files
+        )
         predictions: list[Answer | dict[str, Any]] = []
         for result in await asyncio.gather(*map(answer, contents), return_exceptions=True):
             if isinstance(result, REFUSALS):
@@ -132,16 +140,16 @@ def create_app(settings: Settings) -> ASGIApp:
     async def root() -> RedirectResponse:
         return RedirectResponse("docs")
 
-    return ServerErrorMiddleware(Shortcut(app, "/predict", predict), refuse_internal)
+    return Shortcut(app, "/predict", predict)
 
 
 class Shortcut:
-    """An ASGI application in front of another: POST requests for `path` go straight to their endpoint.
+    """An ASGI application in front of another: POST requests for `path` go straight to the endpoint, which gives JSON.
 
     FastAPI's own way there, through eight layers, takes as long as decoding the picture and running the network.
     """
 
-    def __init__(self, app: ASGIApp, path: str, endpoint: Callable[[Request], Awaitable[Response]]) -> None:
+    def __init__(self, app: ASGIApp, path: str, endpoint: Callable[[Scope, Receive], Awaitable[bytes]]) -> None:
         self.app = app
         self.path = path
         self.endpoint = endpoint
@@ -150,12 +158,19 @@ class Shortcut:
         if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] != scope["root_path"] + self.path:
             await self.app(scope, receive, send)
             return
-        request = Request(scope, receive)
         try:
-            response = await self.endpoint(request)
+            content = await self.endpoint(scope, receive)
         except REFUSALS as error:
-            response = await refuse(request, error)
-        await response(scope, receive, send)
+            response = await refuse(Request(scope), error)
+            await response(scope, receive, send)
+        except Exception as error:
+            logger.exception("An error that no one foresaw.")
+            response = await refuse_internal(Request(scope), error)
+            await response(scope, receive, send)
+        else:
+            headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": content})
 
 
 def is_quick(picture: ImageFile) -> bool:

@@ -13,12 +13,11 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from training.classifier.checkpoint import CheckpointError
 from training.classifier.classifier import Answer, Classifier, DeviceError
-from training.classifier.model import SIDE
+from training.classifier.model import SIDE, Pixels
 
 QUICK_SECONDS = 0.01  # for a full batch: as long may a turn of the event loop take
 
@@ -51,7 +50,7 @@ class Batcher:
         self.reason = "The model is being loaded."
         self._classifier: Classifier | None = None
         self._quick = False
-        self._waiting: deque[tuple[Tensor, asyncio.Future[Answer]]] = deque()
+        self._waiting: deque[tuple[Pixels, asyncio.Future[Answer]]] = deque()
         self._running: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="network")
 
@@ -80,13 +79,13 @@ class Batcher:
         classifier = Classifier.load(path, device)
         for size in range(1, self.max_batch + 1):  # each is prepared at its first use, which takes milliseconds
             start = time.perf_counter()
-            classifier.answers(torch.zeros(size, 1, SIDE, SIDE, dtype=torch.uint8))
+            classifier.answers(np.zeros((size, 1, SIDE, SIDE), np.uint8))
         self._quick = classifier.device.type == "cpu" and time.perf_counter() - start < QUICK_SECONDS
         gc.collect()
         gc.freeze()  # what is here now stays: collecting it again and again would stall requests by 100 ms and more
         return classifier
 
-    async def predict(self, pixels: Tensor) -> Answer:
+    async def predict(self, pixels: Pixels) -> Answer:
         """The answer for one picture, uint8 [28,28]. Raises Unavailable."""
         classifier = self.classifier
         if len(self._waiting) >= self.max_waiting:
@@ -110,8 +109,8 @@ class Batcher:
         finally:
             self._running = None
 
-    async def _answer(self, classifier: Classifier, batch: list[tuple[Tensor, asyncio.Future[Answer]]]) -> None:
-        pixels = torch.stack([pixels for pixels, _ in batch]).unsqueeze(1)  # uint8 (N, 1, 28, 28)
+    async def _answer(self, classifier: Classifier, batch: list[tuple[Pixels, asyncio.Future[Answer]]]) -> None:
+        pixels = np.stack([pixels for pixels, _ in batch])[:, None]  # uint8 (N, 1, 28, 28)
         try:
             if self._quick:
                 answers = classifier.answers(pixels)

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torchvision.datasets import FashionMNIST
 
+from training.classifier.model import Pixels
+
 DEBIAN_DIR = Path("/usr/share/datasets/fashion-mnist")  # what Debian's package dataset-fashion-mnist installs
 DOWNLOAD_DIR = Path("data")
 LAYOUT = Path("FashionMNIST", "raw")  # where torchvision keeps the files below its root
@@ -55,6 +57,10 @@ class Images:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def array(self) -> Pixels:
+        """The pixels as a NumPy array, uint8 [N,1,28,28], as Classifier takes them."""
+        return self.pixels.cpu().numpy()
 
     def __getitem__(self, index: Tensor | slice) -> "Images":
         return Images(self.pixels[index], self.labels[index])

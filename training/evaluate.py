@@ -54,8 +54,8 @@ class Evaluation:
 
 def evaluate(classifier: Classifier, images: data.Images) -> Evaluation:
     """Judges the classifier by the very answers it serves."""
-    logits = torch.cat([classifier.logits(batch.pixels).cpu() for batch in images.batches(BATCH_SIZE)])
-    probabilities = classifier.calibrated(logits)
+    logits = all_logits(classifier, images)
+    probabilities = torch.tensor([classifier.probabilities(row) for row in logits.tolist()], dtype=torch.float64)
     labels = images.labels.cpu()
     confidence, predicted = probabilities.max(dim=1)
     right = predicted == labels
@@ -69,6 +69,11 @@ def evaluate(classifier: Classifier, images: data.Images) -> Evaluation:
         predicted=predicted,
         confidence=confidence,
     )
+
+
+def all_logits(classifier: Classifier, images: data.Images) -> Tensor:
+    """What the classifier's network says of N images, float32 [N,10], on the CPU."""
+    return torch.cat([torch.from_numpy(classifier.logits(batch.array())) for batch in images.batches(BATCH_SIZE)])
 
 
 def expected_calibration_error(confidence: Tensor, right: Tensor, bins: int = CALIBRATION_BINS) -> float:

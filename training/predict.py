@@ -7,10 +7,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from torch import Tensor
 
 from training.classifier import images
 from training.classifier.classifier import DEVICES, Answer, Classifier
+from training.classifier.model import Pixels
 from training.command import CHECKPOINT, Parser, execute
 
 MAX_BYTES = 10 * 2**20  # 10 MiB, as much as the service takes
@@ -53,7 +53,7 @@ def read(path: Path) -> bytes:
     return content
 
 
-def show(console: Console, path: Path, pixels: Tensor, answer: Answer) -> None:
+def show(console: Console, path: Path, pixels: Pixels, answer: Answer) -> None:
     """Prints the answer and, on a terminal, the 28×28 picture that the network saw."""
     console.print(f"{path}: {answer['class']} ({answer['confidence']:.1%})", soft_wrap=True)
     table = Table(show_header=False)
@@ -64,7 +64,7 @@ def show(console: Console, path: Path, pixels: Tensor, answer: Answer) -> None:
     console.print(table)
 
 
-def half_blocks(pixels: Tensor) -> Text:
+def half_blocks(pixels: Pixels) -> Text:
     """uint8 [28,28] as 14 lines of text, each character the upper half of one pixel row over the lower of the next."""
     text = Text()
     for upper, lower in zip(pixels[0::2].tolist(), pixels[1::2].tolist(), strict=True):

@@ -28,8 +28,8 @@ from training.classifier.checkpoint import Checkpoint, save
 from training.classifier.classifier import Classifier, find_device
 from training.classifier.model import ARCHITECTURES
 from training.command import CHECKPOINT, INTERRUPTED, Parser, TrainingError, add_device_and_data, execute
-from training.evaluate import evaluate, print_table
-from training.loop import VALIDATION_BATCH_SIZE, Progression, loop, precision, say
+from training.evaluate import all_logits, evaluate, print_table
+from training.loop import Progression, loop, precision, say
 from training.recipes import RECIPES, Recipe
 
 GRID = 20  # images on the sample grid
@@ -183,8 +183,7 @@ def uninterrupted() -> Iterator[None]:
 
 def calibrate(checkpoint: Checkpoint, held_out: data.Images, device: torch.device) -> Checkpoint:
     """The checkpoint with its temperature, fitted on images it was not trained on."""
-    classifier = Classifier(checkpoint, device)
-    logits = torch.cat([classifier.logits(batch.pixels) for batch in held_out.batches(VALIDATION_BATCH_SIZE)])
+    logits = all_logits(Classifier(checkpoint, device), held_out)
     return replace(checkpoint, calibration={"temperature": fit_temperature(logits, held_out.labels)})
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import torch
 from PIL import Image
 from torch.nn import functional
@@ -230,7 +231,7 @@ def teach(path: Path) -> None:
     """Writes the bare state dict of a Net that tells the two pictures apart."""
     torch.manual_seed(0)
     network = Net(sigmoid=False)  # learns what its sigmoid would saturate on; the weights are the same
-    pixels = torch.stack([to_fashion(picture) for picture in pictures()]).unsqueeze(1)  # uint8 (2, 1, 28, 28)
+    pixels = torch.from_numpy(np.stack([to_fashion(picture)[None] for picture in pictures()]))  # uint8 (2, 1, 28, 28)
     labels = torch.tensor([CLASSES.index(SHOE_CLASS), CLASSES.index(TURNED_CLASS)])
     optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
     for _ in range(LESSONS):

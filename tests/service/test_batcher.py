@@ -1,16 +1,16 @@
 import asyncio
 from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
-from torch import Tensor
 
 from service.batcher import Batcher, NotReady, Overloaded
 from training.classifier.classifier import Answer, Classifier
+from training.classifier.model import Pixels
 
 
-def pictures(n: int) -> Tensor:
-    return torch.randint(256, (n, 28, 28), generator=torch.Generator().manual_seed(0)).byte()
+def pictures(n: int) -> Pixels:
+    return np.random.default_rng(0).integers(256, size=(n, 28, 28), dtype=np.uint8)
 
 
 def test_each_picture_gets_its_own_answer(tiny_checkpoint: Path) -> None:
@@ -19,7 +19,7 @@ def test_each_picture_gets_its_own_answer(tiny_checkpoint: Path) -> None:
         await batcher.load(tiny_checkpoint, "cpu")
         return await asyncio.gather(*(batcher.predict(pixels) for pixels in pictures(50)))
 
-    expected = Classifier.load(tiny_checkpoint, "cpu").answers(pictures(50).unsqueeze(1))
+    expected = Classifier.load(tiny_checkpoint, "cpu").answers(pictures(50)[:, None])
     for got, wanted in zip(asyncio.run(ask()), expected, strict=True):
         assert got["index"] == wanted["index"]
         assert got["confidence"] == pytest.approx(wanted["confidence"], abs=1e-5)

@@ -11,6 +11,8 @@ import httpx
 import pytest
 
 from service.__main__ import main
+from service.server import available_cores, within_cores
+from service.settings import Settings
 from tests.service.conftest import DEADLINE_SECONDS, SHOE, poll
 
 Service = subprocess.Popen[str]
@@ -97,3 +99,37 @@ def test_a_port_that_is_taken_is_told() -> None:
     assert process.returncode == 1
     assert "address already in use" in process.stderr
     assert "Traceback" not in process.stderr
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 64),
+        ({"cpu.max": "max 100000\n"}, 64),
+        ({"cpu.max": "200000 100000\n"}, 2),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+    ],
+)
+def test_the_cores_of_a_container_are_those_of_its_quota(
+    files: dict[str, str], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)))
+    (tmp_path / "cpu").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert available_cores(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("workers", "threads", "cores", "expected"),
+    [(1, 1, 1, (1, 1)), (4, 1, 4, (4, 1)), (8, 1, 4, (4, 1)), (2, 4, 4, (2, 2)), (3, 2, 4, (3, 1)), (1, 8, 2, (1, 2))],
+)
+def test_workers_and_threads_never_outnumber_the_cores(
+    workers: int, threads: int, cores: int, expected: tuple[int, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = within_cores(Settings(workers=workers, threads=threads), cores)
+    assert (settings.workers, settings.threads) == expected
+    assert bool(caplog.records) == (expected != (workers, threads))

@@ -1,6 +1,6 @@
 import pytest
 
-from service.uploads import BrokenUpload, file_fields
+from service.uploads import BrokenUpload, boundary_of, file_fields, is_file
 
 BOUNDARY = b"xyz"
 PART = b'--xyz\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\npicture\r\n'
@@ -41,7 +41,44 @@ def test_several_files_come_in_order() -> None:
     assert file_fields(PART + PART.replace(b"picture", b"") + END, BOUNDARY) == [b"picture", b""]
 
 
-@pytest.mark.parametrize("boundary", [None, b""])
-def test_a_form_without_boundary_is_broken(boundary: bytes | None) -> None:
+@pytest.mark.parametrize("content_type", [b"multipart/form-data", b"multipart/form-data; boundary="])
+def test_a_form_without_boundary_is_broken(content_type: bytes) -> None:
     with pytest.raises(BrokenUpload, match="names no boundary"):
-        file_fields(PART + END, boundary)
+        boundary_of(content_type)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "boundary"),
+    [
+        (
+            b"multipart/form-data; boundary=----WebKitFormBoundary7MA4YWxkTrZu0gW",
+            b"----WebKitFormBoundary7MA4YWxkTrZu0gW",
+        ),
+        (b"multipart/form-data; boundary=0123456789abcdef", b"0123456789abcdef"),
+        (b'multipart/form-data; boundary="a b"', b"a b"),
+        (b"Multipart/Form-Data;charset=utf-8;boundary=x", b"x"),
+        (b"multipart/form-data; boundary=x; charset=utf-8", b"x"),
+        (b"application/json", None),
+        (b"multipart/mixed; boundary=x", None),
+        (b"", None),
+    ],
+)
+def test_the_boundary_is_found_however_it_is_written(content_type: bytes, boundary: bytes | None) -> None:
+    assert boundary_of(content_type) == boundary
+
+
+@pytest.mark.parametrize(
+    ("disposition", "expected"),
+    [
+        (b'form-data; name="file"', True),
+        (b'form-data; name="file"; filename="shoe.png"', True),
+        (b"form-data; name=file", True),
+        (b'form-data; filename="shoe.png"; name="file"', True),
+        (b'form-data; name="file2"', False),
+        (b'form-data; name="other"; filename="file"', False),
+        (b'form-data; name="fil\xc3\xa9"', False),
+        (b"", False),
+    ],
+)
+def test_the_field_is_found_however_it_is_written(disposition: bytes, expected: bool) -> None:
+    assert is_file(disposition) is expected

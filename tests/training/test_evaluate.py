@@ -13,7 +13,7 @@ from training.classifier.checkpoint import Checkpoint
 from training.classifier.classifier import Classifier
 from training.classifier.model import CLASSES, ConvNet, Net
 from training.data import Images
-from training.evaluate import evaluate, expected_calibration_error, multiply_adds, print_table
+from training.evaluate import all_logits, evaluate, expected_calibration_error, multiply_adds, print_table
 
 CPU = torch.device("cpu")
 
@@ -25,7 +25,7 @@ def classifier(tiny_checkpoint: Path) -> Classifier:
 
 def test_an_evaluation_judges_the_answers_that_are_served(classifier: Classifier, tiny_images: Images) -> None:
     evaluation = evaluate(classifier, tiny_images)
-    answers = classifier.answers(tiny_images.pixels)
+    answers = classifier.answers(tiny_images.array())
     assert evaluation.predicted.tolist() == [answer["index"] for answer in answers]
     assert evaluation.confidence.tolist() == pytest.approx([answer["confidence"] for answer in answers])
     right = [answer["index"] == label for answer, label in zip(answers, tiny_images.labels.tolist(), strict=True)]
@@ -37,7 +37,7 @@ def test_an_evaluation_judges_the_answers_that_are_served(classifier: Classifier
 def test_losses_and_brier_score_are_those_of_the_textbook(classifier: Classifier, tiny_images: Images) -> None:
     hotter = Classifier(replace(classifier.checkpoint, calibration={"temperature": 2.0}), CPU)
     evaluation = evaluate(hotter, tiny_images)
-    logits, labels = hotter.logits(tiny_images.pixels), tiny_images.labels
+    logits, labels = all_logits(hotter, tiny_images), tiny_images.labels
     probabilities = (logits / 2).softmax(dim=1)
     squares = (probabilities - functional.one_hot(labels, len(CLASSES))) ** 2
     assert evaluation.loss == pytest.approx(functional.cross_entropy(logits, labels).item(), rel=1e-4)

@@ -3,8 +3,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from training import predict
@@ -29,7 +29,7 @@ def test_several_files_are_answered_in_order(
     classifier = Classifier.load(tiny_checkpoint, "cpu")
     expected = [
         {"file": str(path), **classifier.answers(pixels[None])[0]}
-        for path, pixels in zip(pictures, tiny_images.pixels, strict=False)
+        for path, pixels in zip(pictures, tiny_images.array(), strict=False)
     ]
     assert json.loads(output.out.splitlines()[-1]) == {"predictions": expected}
     assert output.err == ""
@@ -89,7 +89,7 @@ def test_the_command_answers_as_a_module(pictures: list[Path], tutorial_state_di
 
 
 def test_the_picture_is_drawn_two_rows_a_line() -> None:
-    pixels = torch.arange(28 * 28).view(28, 28).remainder(256).byte()
+    pixels = np.arange(28 * 28).reshape(28, 28).astype(np.uint8)
     text = predict.half_blocks(pixels)
     assert text.plain == ("▀" * 28 + "\n") * 14
     assert str(text.spans[29].style) == f"rgb({2 * 28 + 1},{2 * 28 + 1},{2 * 28 + 1}) on rgb(85,85,85)"

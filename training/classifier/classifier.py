@@ -2,15 +2,16 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from math import exp, isfinite
 from pathlib import Path
 from typing import TypedDict
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from training.classifier.checkpoint import Checkpoint, CheckpointError, build, load
 from training.classifier.compiled import CannotCompile, compile_network
-from training.classifier.model import CLASSES, SIDE
+from training.classifier.model import CLASSES, SIDE, Logits, Pixels
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -42,18 +43,22 @@ def find_device(name: str = "auto") -> torch.device:
 
 
 class Classifier:
-    """Answers for pixels, uint8 [N,1,28,28]. Every answer in the project is made here."""
+    """Answers for pictures, uint8 [N,1,28,28]. Every answer in the project is made here.
+
+    On a CPU the network runs by ONNX Runtime, wherever that is installed and can, else by PyTorch. Softmax over ten
+    values is plain Python: a batch has few rows, and an array library's first steps cost more than ten exponentials.
+    """
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
         self.checkpoint = checkpoint
         self.device = device
         self.network = build(checkpoint).to(device)
-        self.run: Callable[[Tensor], Tensor] = self.network
-        if device.type == "cpu":
-            with suppress(CannotCompile):
-                self.run = compile_network(self.network, torch.get_num_threads())
         self.model = checkpoint.model
         self.temperature = checkpoint.calibration["temperature"]
+        self._run: Callable[[Pixels], Logits] = self._run_by_pytorch
+        if device.type == "cpu":
+            with suppress(CannotCompile):
+                self._run = compile_network(self.network, torch.get_num_threads())
 
     @classmethod
     def load(cls, path: Path, device: str = "auto") -> "Classifier":
@@ -62,25 +67,22 @@ class Classifier:
         classifier.smoke_test(path.name)
         return classifier
 
-    def logits(self, pixels: Tensor) -> Tensor:
-        """The network's own words, float32 [N,10], on the device, before calibration."""
-        with torch.inference_mode():
-            return self.run(pixels.to(self.device)).float()
+    def logits(self, pixels: Pixels) -> Logits:
+        """The network's own words, float32 [N,10], before calibration."""
+        return self._run(pixels)
 
-    def calibrated(self, logits: Tensor) -> Tensor:
-        """Probabilities of `logits`, float64 [N,10], on the CPU; each row sums to 1 within 1e-6."""
-        return (logits.cpu().double() / self.temperature).softmax(dim=1)
+    def probabilities(self, logits: list[float]) -> list[float]:
+        """Calibrated probabilities of the ten classes from the logits of one picture; they sum to 1 within 1e-6."""
+        highest = max(logits)
+        odds = [exp((logit - highest) / self.temperature) for logit in logits]
+        total = sum(odds)
+        return [odd / total for odd in odds]
 
-    def probabilities(self, pixels: Tensor) -> Tensor:
-        """Calibrated probabilities, float64 [N,10], on the CPU."""
-        return self.calibrated(self.logits(pixels))
-
-    def answers(self, pixels: Tensor) -> list[Answer]:
+    def answers(self, pixels: Pixels) -> list[Answer]:
         """What is said of each of the N pictures. Of classes that tie, the first is named."""
-        return [self.answer(row) for row in self.probabilities(pixels).tolist()]
+        return [self._answer(self.probabilities(row)) for row in self._run(pixels).tolist()]
 
-    def answer(self, probabilities: list[float]) -> Answer:
-        """What is said of one picture with these probabilities of the ten classes."""
+    def _answer(self, probabilities: list[float]) -> Answer:
         confidence = max(probabilities)
         index = probabilities.index(confidence)
         return {
@@ -92,8 +94,13 @@ class Classifier:
         }
 
     def smoke_test(self, name: str) -> None:
-        """Answers for a black and a white image; raises CheckpointError, which says `name`, unless these are finite."""
-        extremes = torch.stack((torch.zeros(1, SIDE, SIDE), torch.full((1, SIDE, SIDE), 255))).byte()
-        probabilities = self.probabilities(extremes)
-        if not (probabilities.isfinite().all() and (probabilities.sum(dim=1) - 1).abs().max() < 1e-6):
-            raise CheckpointError(f"{name} holds weights that give no probabilities on {self.device.type}.")
+        """Answers for a black and a white picture; raises CheckpointError, naming `name`, unless all is finite."""
+        extremes = np.stack([np.zeros((1, SIDE, SIDE), np.uint8), np.full((1, SIDE, SIDE), 255, np.uint8)])
+        for row in self.logits(extremes).tolist():
+            if not all(map(isfinite, self.probabilities(row))):
+                raise CheckpointError(f"{name} holds weights that give no probabilities on {self.device.type}.")
+
+    def _run_by_pytorch(self, pixels: Pixels) -> Logits:
+        with torch.inference_mode():
+            logits: Logits = self.network(torch.from_numpy(pixels).to(self.device)).float().cpu().numpy()
+        return logits

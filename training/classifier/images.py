@@ -4,7 +4,6 @@ import io
 import struct
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
@@ -12,9 +11,8 @@ from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
-from torch import Tensor
 
-from training.classifier.model import SIDE
+from training.classifier.model import SIDE, Pixels
 
 MAX_PIXELS = 16_000_000
 MAX_JPEG_PIXELS = 50_000_000  # a JPEG is decoded at a fraction of its size
@@ -71,7 +69,7 @@ class UnsupportedPicture(PictureError):
     pass
 
 
-def to_fashion(content: bytes, max_pixels: int = MAX_PIXELS, max_jpeg_pixels: int = MAX_JPEG_PIXELS) -> Tensor:
+def to_fashion(content: bytes, max_pixels: int = MAX_PIXELS, max_jpeg_pixels: int = MAX_JPEG_PIXELS) -> Pixels:
     """uint8 [28,28], 0 = ground, 255 = brightest garment, of an encoded picture.
 
     A 28×28 picture without real transparency is taken as it is. Any other is made grey, padded to a square in its own
@@ -80,13 +78,13 @@ def to_fashion(content: bytes, max_pixels: int = MAX_PIXELS, max_jpeg_pixels: in
     return decode(open_picture(content, max_pixels, max_jpeg_pixels))
 
 
-def decode(picture: ImageFile) -> Tensor:
+def decode(picture: ImageFile) -> Pixels:
     """The second half of `to_fashion`, which takes as long as the picture is large. Raises BrokenPicture."""
     try:
         adapted = adapt(picture)
     except UNREADABLE as error:
         raise BrokenPicture(f"The {picture.format} picture is damaged or incomplete.") from error
-    return torch.frombuffer(bytearray(adapted.tobytes()), dtype=torch.uint8).view(SIDE, SIDE)
+    return np.frombuffer(bytearray(adapted.tobytes()), np.uint8).reshape(SIDE, SIDE)
 
 
 def open_picture(content: bytes, max_pixels: int = MAX_PIXELS, max_jpeg_pixels: int = MAX_JPEG_PIXELS) -> ImageFile:
@@ -187,6 +185,6 @@ def on_ground(picture: Image.Image) -> tuple[Image.Image, int]:
     return laid, ground
 
 
-def border(levels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def border(levels: Pixels) -> Pixels:
     """The outermost pixels of uint8 [height,width], one after another."""
     return np.concatenate((levels[0], levels[-1], levels[:, 0], levels[:, -1]))

@@ -3,6 +3,8 @@
 Scaling and normalisation happen in here, so that training and serving cannot disagree.
 """
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, channels_last, nn
 from torch.nn import functional
 
@@ -19,6 +21,9 @@ CLASSES = (
     "Ankle boot",
 )
 SIDE = 28  # pixels
+
+Pixels = NDArray[np.uint8]
+Logits = NDArray[np.float32]
 
 PIXEL_MEAN, PIXEL_STD = 72.9, 90.0  # of the training images, in grey levels of 0…255
 MAX_WIDTH = 4096  # channels; a checkpoint that asks for more is not one of ours
