@@ -26,8 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
         settings = load_settings(**flags)
     except SettingsError as error:
         parser.error(str(error))
-    serve(settings, flags)
-    return 0
+    return serve(settings, flags)
 
 
 if __name__ == "__main__":

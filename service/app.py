@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,14 +10,19 @@ import torch
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi_offline import FastAPIOffline
-from PIL.ImageFile import ImageFile
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope
 
 from service import uploads
-from service.batcher import Batcher, NotReady, Unavailable
+from service.batcher import Batcher
+from service.drain import Drain
+from service.metrics import CONTENT_TYPE, Metrics
+from service.middleware import Middleware
+from service.protocol import REQUEST_SECONDS, TASKS
+from service.reload import NotReady, Reloader, Unavailable
 from service.schemas import (
     BATCH_PROBLEMS,
     HEALTH_PROBLEMS,
@@ -35,6 +39,7 @@ from service.settings import Settings
 from training.classifier import images
 from training.classifier.classifier import Answer
 
+VERSION = "0.1.0"
 RETRY_AFTER_SECONDS = 1
 DECODERS = 2  # threads for larger pictures; each may need 100 MB for a while
 QUICK_BYTES, QUICK_PIXELS = 8 * 2**10, 64 * 2**10  # up to these a decode is shorter than the hop to a thread and back
@@ -59,64 +64,79 @@ HTTP_SENTENCES = {
 
 def create_app(settings: Settings) -> ASGIApp:
     """The service as an ASGI application. It loads its model when it starts and stays up without one."""
-    batcher = Batcher(settings.max_batch, settings.max_waiting)
-    decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
+    metrics = Metrics(settings.metrics)
+    reloader = Reloader(settings, metrics)
+    batcher = Batcher(settings, metrics, reloader)
+    drain = Drain(settings.drain_seconds, supervised=settings.workers > 1)
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, float]]:
         torch.set_num_threads(settings.threads)
-        loading = asyncio.create_task(batcher.load(settings.model, settings.device))
-        yield
+        drain.listen()
+        loading = asyncio.create_task(reloader.load())
+        if settings.workers > 1:
+            await loading  # the others answer meanwhile
+        watching = asyncio.create_task(reloader.watch())
+        yield {REQUEST_SECONDS: settings.request_seconds}
+        watching.cancel()
         await loading
+        reloader.close()
         batcher.close()
-        decoders.shutdown()
 
-    app = FastAPIOffline(
-        title="Fashion-MNIST classifier",
-        description="Upload a picture of a garment, get back its Fashion-MNIST class and the probabilities.",
-        version="0.1.0",
-        lifespan=lifespan,
-        redoc_url=None,
-    )
+    def refuse(error: Exception) -> Response:
+        metrics.rejected.labels(type(error).__name__).inc()
+        return refusal(error)
+
+    async def handle(request: Request, error: Exception) -> Response:
+        return refuse(error)
+
+    about: dict[str, Any] = {
+        "title": "Fashion-MNIST classifier",
+        "description": "Upload a picture of a garment, get back its Fashion-MNIST class and the probabilities.",
+        "version": VERSION,
+        "lifespan": lifespan,
+        "redoc_url": None,
+    }
+    app = FastAPIOffline(**about) if settings.docs else FastAPI(**about, docs_url=None, openapi_url=None)
     for error in REFUSALS:
-        app.add_exception_handler(error, refuse)
+        app.add_exception_handler(error, handle)
     app.add_exception_handler(HTTPException, refuse_http)
     app.add_exception_handler(Exception, refuse_internal)
 
-    async def answer(content: bytes) -> Answer:
-        limits = settings.max_pixels, settings.max_jpeg_pixels
-        if len(content) <= QUICK_BYTES and is_quick(picture := images.open_picture(content, *limits)):
-            pixels = images.decode(picture)
-        else:
-            loop = asyncio.get_running_loop()
-            pixels = await loop.run_in_executor(decoders, images.to_fashion, content, *limits)
-        return await batcher.predict(pixels)
-
-    async def predict(scope: Scope, receive: Receive) -> bytes:
-        content = await uploads.read(scope, receive, settings.max_upload_bytes)
-        await asyncio.sleep(0)  # of requests that came together all are read, then all decoded: caches stay warm
-        return to_json(await answer(content))
+    async def predict(scope: Scope, receive: Receive) -> bytes | Response:
+        try:
+            batcher.check()
+            content = await uploads.read(scope, receive, settings.max_upload_bytes)
+            batcher.check()  # others may have come meanwhile
+            alone = len(scope["state"].get(TASKS, ())) == 1
+            return to_json(await batcher.predict(content, alone))
+        except REFUSALS as error:
+            return refuse(error)
+        except Exception:
+            logger.exception("An error that no one foresaw.")
+            return internal()
 
     @app.post(
         "/predict", tags=["predictions"], response_model=Prediction, responses=PREDICT_PROBLEMS, openapi_extra=UPLOAD
     )
     async def documented_predict(request: Request) -> Response:
         """The Fashion-MNIST class of a picture: PNG, JPEG, WebP, GIF (first frame) or BMP."""
-        return Response(await predict(request.scope, request.receive), media_type="application/json")
+        content = await predict(request.scope, request.receive)
+        return Response(content, media_type="application/json") if isinstance(content, bytes) else content
 
     @app.post(
         "/predict/batch", tags=["predictions"], response_model=Batch, responses=BATCH_PROBLEMS, openapi_extra=UPLOADS
     )
     async def predict_batch(request: Request) -> Response:
         """The classes of several pictures, in their order; a picture that is refused costs the others nothing."""
-        if not batcher.ready:
-            raise NotReady(batcher.reason)
+        batcher.check()
         contents = await uploads.read_several(
             request.scope, request.receive, settings.max_upload_bytes, settings.max_files
         )
         predictions: list[Answer | dict[str, Any]] = []
-        for result in await asyncio.gather(*map(answer, contents), return_exceptions=True):
+        for result in await asyncio.gather(*map(batcher.predict, contents), return_exceptions=True):
             if isinstance(result, REFUSALS):
+                metrics.rejected.labels(type(result).__name__).inc()
                 predictions.append({"detail": str(result), "status": status_of(result)})
             elif isinstance(result, BaseException):
                 raise result
@@ -125,11 +145,13 @@ def create_app(settings: Settings) -> ASGIApp:
         return Response(to_json({"predictions": predictions}), media_type="application/json")
 
     @app.head("/health", include_in_schema=False)
-    @app.get("/health", tags=["health"], responses=HEALTH_PROBLEMS)
+    @app.get("/health", tags=["health"], responses=HEALTH_PROBLEMS, response_model_exclude_none=True)
     async def health() -> Health:
         """Whether pictures are answered: a model is loaded and has answered a test picture."""
-        classifier = batcher.classifier
-        return Health(status="ok", device=classifier.device.type, model=classifier.checkpoint.model)
+        if drain.active:
+            raise NotReady("The service is about to stop.")
+        classifier = reloader.model.classifier
+        return Health(status="ok", device=classifier.device.type, model=classifier.model, refused=reloader.refusal)
 
     @app.get("/health/live", tags=["health"])
     async def live() -> Liveness:
@@ -140,48 +162,23 @@ def create_app(settings: Settings) -> ASGIApp:
     async def root() -> RedirectResponse:
         return RedirectResponse("docs")
 
-    return Shortcut(app, "/predict", predict)
+    if settings.metrics:
 
+        @app.get("/metrics", include_in_schema=False)
+        def page() -> Response:
+            return Response(metrics.page(), media_type=CONTENT_TYPE)
 
-class Shortcut:
-    """An ASGI application in front of another: POST requests for `path` go straight to the endpoint, which gives JSON.
-
-    FastAPI's own way there, through eight layers, takes as long as decoding the picture and running the network.
-    """
-
-    def __init__(self, app: ASGIApp, path: str, endpoint: Callable[[Scope, Receive], Awaitable[bytes]]) -> None:
-        self.app = app
-        self.path = path
-        self.endpoint = endpoint
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] != scope["root_path"] + self.path:
-            await self.app(scope, receive, send)
-            return
-        try:
-            content = await self.endpoint(scope, receive)
-        except REFUSALS as error:
-            response = await refuse(Request(scope), error)
-            await response(scope, receive, send)
-        except Exception as error:
-            logger.exception("An error that no one foresaw.")
-            response = await refuse_internal(Request(scope), error)
-            await response(scope, receive, send)
-        else:
-            headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            await send({"type": "http.response.body", "body": content})
-
-
-def is_quick(picture: ImageFile) -> bool:
-    return picture.width * picture.height <= QUICK_PIXELS
+    service: ASGIApp = Middleware(app, predict, settings, metrics, drain)
+    if settings.cors_origins:
+        service = CORSMiddleware(service, settings.cors_origins, allow_methods=["GET", "POST"], allow_headers=["*"])
+    return service
 
 
 def status_of(error: Exception) -> int:
     return next(status for kind, status in STATUS.items() if isinstance(error, kind))
 
 
-async def refuse(request: Request, error: Exception) -> Response:
+def refusal(error: Exception) -> Response:
     """The error's own sentence, written for clients, with the status that STATUS gives its class."""
     status = status_of(error)
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status == 503 else None
@@ -195,4 +192,8 @@ async def refuse_http(request: Request, error: Exception) -> Response:
 
 
 async def refuse_internal(request: Request, error: Exception) -> Response:
+    return internal()
+
+
+def internal() -> Response:
     return JSONResponse({"detail": INTERNAL_ERROR}, 500)

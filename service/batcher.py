@@ -1,129 +1,171 @@
 """What waits, batched through the Classifier: pictures that arrive together are answered together.
 
 Nothing ever waits for a batch to fill: what arrived in one turn of the event loop is a batch, and the next one gathers
-while the network works. A network that is quick works in the event loop itself, which spares the hop to a thread; a
-slow one, and any on a GPU, works in a thread, so that the loop goes on.
+while the network works. What is quicker than the hop to a thread and back is done in the event loop itself: decoding a
+small picture, and a small network on a CPU. Large pictures, slow networks and GPUs work in threads, and the loop goes
+on. A new model takes over between two batches.
 """
 
 import asyncio
-import gc
-import logging
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import numpy as np
+from PIL.ImageFile import ImageFile
 
-from training.classifier.checkpoint import CheckpointError
-from training.classifier.classifier import Answer, Classifier, DeviceError
-from training.classifier.model import SIDE, Pixels
+from service.metrics import Metrics
+from service.reload import Model, Reloader, Unavailable
+from service.settings import Settings
+from training.classifier import images
+from training.classifier.classifier import Answer
+from training.classifier.model import Pixels
 
-QUICK_SECONDS = 0.01  # for a full batch: as long may a turn of the event loop take
-
-logger = logging.getLogger(__name__)
-
-
-class Unavailable(Exception):
-    """There is no answer now, and there may be one later; one sentence for clients.
-
-    Unavailable
-      x NotReady     no model is loaded; the sentence says why
-      x Overloaded   too many pictures wait already
-    """
-
-
-class NotReady(Unavailable):
-    pass
+QUICK_BYTES, QUICK_PIXELS = 8 * 2**10, 64 * 2**10  # of a picture that decodes quickly
+DECODERS = 2  # threads for the others; each may need 100 MB for a while
 
 
 class Overloaded(Unavailable):
     pass
 
 
+class TooLate(Unavailable):
+    pass
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A picture that waits, and how far it has come. Times are in seconds."""
+
+    arrived: float  # by time.monotonic
+    pixels: Pixels = field(init=False)  # uint8 [28,28], once decoded
+    decoding: float = field(init=False)
+    answer: asyncio.Future[Answer] = field(init=False)
+
+
 class Batcher:
-    """One classifier and the pictures that wait for it."""
+    """One model and the pictures that wait for it."""
 
-    def __init__(self, max_batch: int, max_waiting: int) -> None:
-        self.max_batch = max_batch
-        self.max_waiting = max_waiting
-        self.reason = "The model is being loaded."
-        self._classifier: Classifier | None = None
-        self._quick = False
-        self._waiting: deque[tuple[Pixels, asyncio.Future[Answer]]] = deque()
+    def __init__(self, settings: Settings, metrics: Metrics, reloader: Reloader) -> None:
+        self.settings = settings
+        self.reloader = reloader
+        self.metrics = metrics
+        self._inside = 0  # pictures
+        self._waiting: deque[Waiting] = deque()
         self._running: asyncio.Task[None] | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="network")
+        self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
+        self._network = ThreadPoolExecutor(1, thread_name_prefix="network")
 
-    @property
-    def ready(self) -> bool:
-        return self._classifier is not None
+    def check(self) -> None:
+        """Raises Unavailable if one more picture would not be let in."""
+        _ = self.reloader.model
+        if self._inside >= self.settings.max_waiting:
+            raise Overloaded(f"{self._inside} pictures wait already, the limit; try again later.")
 
-    @property
-    def classifier(self) -> Classifier:
-        """The classifier that answers. Raises NotReady."""
-        if self._classifier is None:
-            raise NotReady(self.reason)
-        return self._classifier
+    async def predict(self, content: bytes, alone: bool = False) -> Answer:
+        """The answer for one encoded picture that `check` has let in; `alone`: there is no other request.
 
-    async def load(self, path: Path, device: str) -> None:
-        """Loads the checkpoint and tries it out; where that fails, `classifier` says why from then on."""
+        Raises PictureError, TooLate.
+        """
+        waiting = Waiting(time.monotonic())
+        self._inside += 1
         try:
-            self._classifier = await asyncio.get_running_loop().run_in_executor(self._thread, self._load, path, device)
-        except (CheckpointError, DeviceError) as error:
-            self.reason = str(error)
-        except (RuntimeError, MemoryError):  # such as a GPU whose memory is full
-            logger.exception("The model could not be loaded.")
-            self.reason = "The model could not be loaded; the log says why."
+            if not alone:
+                await asyncio.sleep(0)  # of requests that came together all are read, then all decoded: warm caches
+            limits = self.settings.max_pixels, self.settings.max_jpeg_pixels
+            if len(content) <= QUICK_BYTES and is_quick(picture := images.open_picture(content, *limits)):
+                self._decode(waiting, lambda: picture)
+            else:
+                await asyncio.get_running_loop().run_in_executor(
+                    self._decoders, self._decode, waiting, lambda: images.open_picture(content, *limits)
+                )
+            if alone and self.reloader.model.quick:
+                return self._answers(self.reloader.model, [waiting])[0]
+            return await self._batched(waiting)
+        finally:
+            self._inside -= 1
+            if not self._inside:
+                self.metrics.waiting.set(0)
 
-    def _load(self, path: Path, device: str) -> Classifier:
-        classifier = Classifier.load(path, device)
-        for size in range(1, self.max_batch + 1):  # each is prepared at its first use, which takes milliseconds
-            start = time.perf_counter()
-            classifier.answers(np.zeros((size, 1, SIDE, SIDE), np.uint8))
-        self._quick = classifier.device.type == "cpu" and time.perf_counter() - start < QUICK_SECONDS
-        gc.collect()
-        gc.freeze()  # what is here now stays: collecting it again and again would stall requests by 100 ms and more
-        return classifier
+    def _decode(self, waiting: Waiting, opened: Callable[[], ImageFile]) -> None:
+        begin = time.monotonic()
+        self._check_wait(begin - waiting.arrived)
+        waiting.pixels = images.decode(opened())
+        waiting.decoding = time.monotonic() - begin
 
-    async def predict(self, pixels: Pixels) -> Answer:
-        """The answer for one picture, uint8 [28,28]. Raises Unavailable."""
-        classifier = self.classifier
-        if len(self._waiting) >= self.max_waiting:
-            raise Overloaded(f"{len(self._waiting)} pictures wait already, the limit; try again later.")
+    def _check_wait(self, seconds: float) -> None:
+        if seconds > self.settings.max_wait_seconds:
+            limit = self.settings.max_wait_seconds
+            raise TooLate(f"The picture waited for {seconds:.1f} s, over the limit of {limit:g}; try again later.")
+
+    async def _batched(self, waiting: Waiting) -> Answer:
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Answer] = loop.create_future()
-        self._waiting.append((pixels, answer))
+        waiting.answer = loop.create_future()
+        self._waiting.append(waiting)
         if self._running is None:
-            self._running = loop.create_task(self._run(classifier))
-        return await answer
+            self._running = loop.create_task(self._run())
+        return await waiting.answer
 
-    async def _run(self, classifier: Classifier) -> None:
+    async def _run(self) -> None:
         """Answers all that waits, a batch at a time."""
         try:
             while self._waiting:
-                taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), self.max_batch))]
-                batch = [(pixels, answer) for pixels, answer in taken if not answer.done()]  # done: its client left
-                if batch:
-                    await self._answer(classifier, batch)
+                if batch := self._next_batch():
+                    await self._answer(self.reloader.model, batch)
                 await asyncio.sleep(0)  # all else has its turn between two batches
         finally:
             self._running = None
 
-    async def _answer(self, classifier: Classifier, batch: list[tuple[Pixels, asyncio.Future[Answer]]]) -> None:
-        pixels = np.stack([pixels for pixels, _ in batch])[:, None]  # uint8 (N, 1, 28, 28)
-        try:
-            if self._quick:
-                answers = classifier.answers(pixels)
+    def _next_batch(self) -> list[Waiting]:
+        """What waits longest, less those that waited too long, who are told, and those whose client left."""
+        now = time.monotonic()
+        batch = []
+        for _ in range(min(len(self._waiting), self.settings.max_batch)):
+            waiting = self._waiting.popleft()
+            if waiting.answer.done():
+                continue
+            try:
+                self._check_wait(now - waiting.arrived)
+            except TooLate as error:
+                waiting.answer.set_exception(error)
             else:
-                answers = await asyncio.get_running_loop().run_in_executor(self._thread, classifier.answers, pixels)
+                batch.append(waiting)
+        return batch
+
+    async def _answer(self, model: Model, batch: list[Waiting]) -> None:
+        try:
+            if model.quick:
+                answers = self._answers(model, batch)
+            else:
+                loop = asyncio.get_running_loop()
+                answers = await loop.run_in_executor(self._network, self._answers, model, batch)
         except Exception as error:  # whatever it was, those who wait must hear of it
-            for _, answer in batch:
-                if not answer.done():
-                    answer.set_exception(error)
+            for waiting in batch:
+                if not waiting.answer.done():
+                    waiting.answer.set_exception(error)
             return
-        for (_, answer), result in zip(batch, answers, strict=True):
-            if not answer.done():
-                answer.set_result(result)
+        for waiting, answer in zip(batch, answers, strict=True):
+            if not waiting.answer.done():
+                waiting.answer.set_result(answer)
+
+    def _answers(self, model: Model, batch: list[Waiting]) -> list[Answer]:
+        begin = time.monotonic()
+        answers = model.classifier.answers(np.stack([waiting.pixels for waiting in batch])[:, None])
+        self.metrics.count_batch(
+            answers,
+            queued=[begin - waiting.arrived - waiting.decoding for waiting in batch],
+            decoding=[waiting.decoding for waiting in batch],
+            seconds=time.monotonic() - begin,
+            waiting=self._inside,
+        )
+        return answers
 
     def close(self) -> None:
-        self._thread.shutdown()
+        self._decoders.shutdown()
+        self._network.shutdown()
+
+
+def is_quick(picture: ImageFile) -> bool:
+    return picture.width * picture.height <= QUICK_PIXELS

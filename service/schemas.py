@@ -68,6 +68,7 @@ class Health(BaseModel):
     status: str
     device: str = Field(description="where the network runs: cpu, cuda or mps")
     model: str = Field(description="recipe and first 8 hex digits of the checkpoint's SHA-256")
+    refused: str | None = Field(None, description="why the newer checkpoint in its place is not served, if so")
 
 
 class Liveness(BaseModel):
@@ -119,7 +120,7 @@ INTERNAL_ERROR = "The service failed to answer; its log says why."
 Problems = dict[int | str, dict[str, Any]]
 HEALTH_PROBLEMS: Problems = {
     500: problem("A fault of the service", INTERNAL_ERROR),
-    503: problem("No model is loaded", MISSING_MODEL),
+    503: problem("No model is loaded, or the service is about to stop", MISSING_MODEL),
 }
 PREDICT_PROBLEMS: Problems = {
     400: problem("A broken or empty picture, or a malformed form", "The PNG picture is damaged or incomplete."),
@@ -140,5 +141,5 @@ BATCH_PROBLEMS: Problems = {
     413: problem("Too many bytes or files", "The form has 65 fields 'file', over the limit of 64."),
     422: problem("No file", "The multipart form has 0 fields 'file'; expected at least one."),
     500: problem("A fault of the service", INTERNAL_ERROR),
-    503: problem("No model is loaded", MISSING_MODEL),
+    503: problem("No model is loaded, or too many requests wait", MISSING_MODEL),
 }

@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import warnings
 from contextlib import suppress
 from math import ceil
@@ -11,12 +12,17 @@ from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.supervisors.multiprocess import Multiprocess
 
+from service import logs, metrics
 from service.app import create_app
+from service.drain import FINISH
+from service.protocol import PunctualProtocol
 from service.settings import PREFIX, Settings, load_settings
 
 INTERRUPTED = 130  # exit code, as a shell reports SIGINT
 UVICORN_FAILED = 3  # exit code
+BACKLOG = 2048  # connections that the kernel keeps until they are accepted
 
 logger = logging.getLogger(__name__)
 
@@ -24,22 +30,78 @@ logger = logging.getLogger(__name__)
 def application() -> ASGIApp:
     """The app with its settings from the environment, as each worker makes it."""
     warnings.filterwarnings("ignore", module="PIL")  # each is kept, and an upload can cause 65,000 different ones
+    metrics.forget_dead_workers()
     return create_app(load_settings())
 
 
-def serve(settings: Settings, flags: dict[str, str]) -> None:
-    """Serves until SIGINT or SIGTERM, then finishes what was accepted. `flags` reach the workers as environment."""
+def serve(settings: Settings, flags: dict[str, str]) -> int:
+    """Serves until it is told to stop, and returns the exit code. `flags` reach the workers as environment."""
     settings = within_cores(settings, available_cores())
     shared = {"workers": str(settings.workers), "threads": str(settings.threads)}
     os.environ.update({PREFIX + name.upper(): value for name, value in (flags | shared).items()})
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises both again once it has shut down
-    signal.signal(signal.SIGINT, lambda *_: sys.exit(INTERRUPTED))
+    config = uvicorn.Config(
+        "service.server:application",
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        workers=settings.workers,
+        http=PunctualProtocol,
+        ws="none",
+        log_config=logs.config(terminal=sys.stderr.isatty()),
+        access_log=False,  # the middleware writes its own lines
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+    )
+    if not settings.api_key:
+        logger.warning("SERVICE_API_KEY is not set: whoever reaches this port may ask.")
     try:
-        run_uvicorn(settings)
+        return serve_alone(config) if settings.workers == 1 else serve_together(config)
     except SystemExit as error:
         if error.code == UVICORN_FAILED:  # to start, on a port that is taken for example; it has said why
-            sys.exit(1)
+            return 1
         raise
+
+
+def serve_alone(config: uvicorn.Config) -> int:
+    ended = {signal.SIGTERM: 0, signal.SIGINT: INTERRUPTED}
+    for number, code in ended.items():  # uvicorn raises the signals again once it has shut down
+        signal.signal(number, lambda *_, code=code: sys.exit(code))
+    uvicorn.Server(config).run()
+    return 0
+
+
+def serve_together(config: uvicorn.Config) -> int:
+    """Several workers on one socket, each counting for itself in a folder that all share."""
+    with tempfile.TemporaryDirectory(prefix="metrics-") as folder:
+        os.environ[metrics.FOLDER] = folder
+        supervisor = Supervisor(config, sockets=[config.bind_socket()])
+        supervisor.run()
+    return INTERRUPTED if supervisor.interrupted else 0
+
+
+class Supervisor(Multiprocess):
+    """uvicorn's, which waits for its workers' drain, spares them it on SIGINT, and ends them on a second signal."""
+
+    interrupted = False
+
+    def handle_int(self) -> None:
+        self.interrupted = True
+        super().handle_int()
+
+    def terminate_all(self) -> None:
+        for process in self.processes:
+            if process.pid:
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, FINISH if self.interrupted else signal.SIGTERM)
+
+    def join_all(self) -> None:
+        for process in self.processes:
+            while process.process.is_alive():
+                process.process.join(0.1)
+                if self.signal_queue:
+                    for each in self.processes:
+                        each.kill()
 
 
 def within_cores(settings: Settings, cores: int) -> Settings:
@@ -63,16 +125,3 @@ def available_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
             if quota > 0:
                 cores = min(cores, ceil(quota / period))
     return cores
-
-
-def run_uvicorn(settings: Settings) -> None:
-    uvicorn.run(
-        "service.server:application",
-        factory=True,
-        host=settings.host,
-        port=settings.port,
-        workers=settings.workers,
-        access_log=settings.access_log,
-        server_header=False,
-        proxy_headers=False,
-    )

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from training.classifier import images
 
@@ -21,6 +21,10 @@ def names_a_file(path: Path) -> Path:
     return path
 
 
+def comma_separated(value: object) -> object:
+    return tuple(filter(None, (part.strip() for part in value.split(",")))) if isinstance(value, str) else value
+
+
 class Settings(BaseSettings):
     """Each field is also an environment variable: `max_upload_bytes` is SERVICE_MAX_UPLOAD_BYTES."""
 
@@ -29,6 +33,9 @@ class Settings(BaseSettings):
     model: Annotated[Path, AfterValidator(names_a_file), Field(description="the checkpoint to serve")] = Path(
         "models/model_scratch.pt"
     )
+    model_sha256: Annotated[
+        str | None, Field(pattern="^[0-9a-f]{64}$", description="the only checkpoint to serve, by its SHA-256")
+    ] = None
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Field(description="auto: cuda, then mps, then cpu")] = (
         "auto"
     )
@@ -37,12 +44,30 @@ class Settings(BaseSettings):
     workers: Annotated[int, Field(ge=1, le=256, description="processes that share the port")] = 1
     threads: Annotated[int, Field(ge=1, le=256, description="CPU threads of the network in each worker")] = 1
     access_log: Annotated[bool, Field(description="a line for each request on standard output")] = True
+    metrics: Annotated[bool, Field(description="the page /metrics, for Prometheus")] = True
+    docs: Annotated[bool, Field(description="the page /docs, and /openapi.json")] = True
+    api_key: Annotated[SecretStr | None, Field(min_length=1, description="what requests must bear, if set")] = None
+    cors_origins: Annotated[
+        tuple[str, ...],
+        NoDecode,
+        BeforeValidator(comma_separated),
+        Field(description="sites whose pages may ask, separated by commas"),
+    ] = ()
+    request_seconds: Annotated[
+        float, Field(gt=0, le=3600, description="for a request to arrive whole, and for its answer to be taken")
+    ] = 10
+    drain_seconds: Annotated[
+        float, Field(ge=0, le=3600, description="after SIGTERM, in which /health is 503 and pictures are answered")
+    ] = 5
     max_upload_bytes: Annotated[int, Field(ge=1, description="of a picture, as it is sent")] = 10 * 2**20
     max_files: Annotated[int, Field(ge=1, description="pictures in one request to /predict/batch")] = 64
     max_pixels: Annotated[int, Field(ge=1, description="of a picture, width times height")] = images.MAX_PIXELS
     max_jpeg_pixels: Annotated[int, Field(ge=1, description="the same of a JPEG")] = images.MAX_JPEG_PIXELS
     max_batch: Annotated[int, Field(ge=1, le=128, description="pictures the network sees at once")] = 32
     max_waiting: Annotated[int, Field(ge=1, description="pictures that wait; beyond that, 503")] = 256
+    max_wait_seconds: Annotated[
+        float, Field(gt=0, le=3600, description="that a picture may wait; longer, and it is answered with 503")
+    ] = 2
 
 
 def load_settings(**flags: Any) -> Settings:

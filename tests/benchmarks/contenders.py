@@ -73,7 +73,7 @@ def bentoml(port: int, weights: Path) -> list[str]:
     return [sys.executable, "-m", "bentoml", "serve", service, "--host", "127.0.0.1", "--port", str(port), "-q"]
 
 
-QUIET = {"SERVICE_ACCESS_LOG": "0"}  # as are all the others
+QUIET = {"SERVICE_ACCESS_LOG": "0", "SERVICE_METRICS": "0"}  # the others have neither
 RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # despite its name: a cluster of this machine alone, on 127.0.0.1

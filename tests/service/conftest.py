@@ -12,6 +12,7 @@ import uvicorn
 from PIL import Image
 
 from service.app import create_app
+from service.protocol import PunctualProtocol
 from service.settings import Settings
 
 SHOE = Path(__file__).parents[2] / "shoe.png"
@@ -31,7 +32,7 @@ def poll(seconds: float = DEADLINE_SECONDS) -> Iterator[None]:
 @contextmanager
 def serving(settings: Settings) -> Iterator[httpx.Client]:
     """A client of a server with these settings, once it has tried to load its model."""
-    server = uvicorn.Server(uvicorn.Config(create_app(settings), port=0, log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(create_app(settings), port=0, http=PunctualProtocol, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -1,11 +1,18 @@
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from service.batcher import Batcher, NotReady, Overloaded
+from service.batcher import Batcher, Overloaded, TooLate
+from service.metrics import Metrics
+from service.reload import Reloader
+from service.settings import Settings
+from tests.service.conftest import encoded
 from training.classifier.classifier import Answer, Classifier
+from training.classifier.images import BrokenPicture, UnsupportedPicture
 from training.classifier.model import Pixels
 
 
@@ -13,11 +20,21 @@ def pictures(n: int) -> Pixels:
     return np.random.default_rng(0).integers(256, size=(n, 28, 28), dtype=np.uint8)
 
 
+def encoded_pictures(n: int) -> list[bytes]:
+    return [encoded(Image.fromarray(pixels)) for pixels in pictures(n)]
+
+
+async def loaded(model: Path, **settings: Any) -> Batcher:
+    asked, metrics = Settings(model=model, **settings), Metrics()
+    batcher = Batcher(asked, metrics, Reloader(asked, metrics))
+    await batcher.reloader.load()
+    return batcher
+
+
 def test_each_picture_gets_its_own_answer(tiny_checkpoint: Path) -> None:
     async def ask() -> list[Answer]:
-        batcher = Batcher(max_batch=7, max_waiting=100)
-        await batcher.load(tiny_checkpoint, "cpu")
-        return await asyncio.gather(*(batcher.predict(pixels) for pixels in pictures(50)))
+        batcher = await loaded(tiny_checkpoint, max_batch=7)
+        return await asyncio.gather(*map(batcher.predict, encoded_pictures(50)))
 
     expected = Classifier.load(tiny_checkpoint, "cpu").answers(pictures(50)[:, None])
     for got, wanted in zip(asyncio.run(ask()), expected, strict=True):
@@ -25,35 +42,50 @@ def test_each_picture_gets_its_own_answer(tiny_checkpoint: Path) -> None:
         assert got["confidence"] == pytest.approx(wanted["confidence"], abs=1e-5)
 
 
-def test_more_than_may_wait_are_refused_at_once(tiny_checkpoint: Path) -> None:
+def test_large_pictures_and_small_ones_are_answered_together(tiny_checkpoint: Path) -> None:
+    large = encoded(Image.fromarray(pictures(1)[0]).resize((600, 600), Image.Resampling.NEAREST))
+
     async def ask() -> list[Answer | BaseException]:
-        batcher = Batcher(max_batch=2, max_waiting=3)
-        await batcher.load(tiny_checkpoint, "cpu")
-        return await asyncio.gather(*(batcher.predict(pixels) for pixels in pictures(5)), return_exceptions=True)
+        batcher = await loaded(tiny_checkpoint)
+        contents = [large, encoded_pictures(1)[0], large[:-100], b"text"]
+        return await asyncio.gather(*map(batcher.predict, contents), return_exceptions=True)
 
     kinds = [type(result) for result in asyncio.run(ask())]
-    assert kinds == [dict, dict, dict, Overloaded, Overloaded]
+    assert kinds == [dict, dict, BrokenPicture, UnsupportedPicture]
+
+
+def test_more_than_may_wait_are_not_let_in(tiny_checkpoint: Path) -> None:
+    async def ask() -> None:
+        batcher = await loaded(tiny_checkpoint, max_waiting=2)
+        asked = []
+        for content in encoded_pictures(2):
+            batcher.check()
+            asked.append(asyncio.create_task(batcher.predict(content)))
+            await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match=r"^2 pictures wait already"):
+            batcher.check()
+        await asyncio.gather(*asked)
+        batcher.check()
+
+    asyncio.run(ask())
+
+
+def test_a_picture_that_waited_for_too_long_is_dropped(tiny_checkpoint: Path) -> None:
+    async def ask() -> list[Answer | BaseException]:
+        batcher = await loaded(tiny_checkpoint, max_wait_seconds=1e-9)
+        return await asyncio.gather(*map(batcher.predict, encoded_pictures(3)), return_exceptions=True)
+
+    for result in asyncio.run(ask()):
+        assert isinstance(result, TooLate)
+        assert str(result).startswith("The picture waited for ")
 
 
 def test_a_picture_whose_client_went_away_is_dropped(tiny_checkpoint: Path) -> None:
     async def ask() -> Answer:
-        batcher = Batcher(max_batch=8, max_waiting=8)
-        await batcher.load(tiny_checkpoint, "cpu")
-        one, other = (asyncio.create_task(batcher.predict(pixels)) for pixels in pictures(2))
+        batcher = await loaded(tiny_checkpoint)
+        one, other = (asyncio.create_task(batcher.predict(content)) for content in encoded_pictures(2))
         await asyncio.sleep(0)
         one.cancel()
         return await other
 
     assert asyncio.run(ask())["index"] in range(10)
-
-
-def test_without_a_model_the_reason_is_given(tmp_path: Path) -> None:
-    async def ask() -> None:
-        batcher = Batcher(max_batch=1, max_waiting=1)
-        with pytest.raises(NotReady, match="being loaded"):
-            await batcher.predict(pictures(1)[0])
-        await batcher.load(tmp_path / "gone.pt", "cpu")
-        with pytest.raises(NotReady, match=r"gone\.pt does not exist"):
-            await batcher.predict(pictures(1)[0])
-
-    asyncio.run(ask())

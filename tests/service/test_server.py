@@ -53,10 +53,7 @@ def test_it_serves_until_it_is_told_to_stop(tiny_checkpoint: Path, workers: str,
         assert client.post("/predict", files={"file": SHOE.read_bytes()}).status_code == 200
         client.close()
         process.send_signal(ending)
-        told_by_ctrl_c = (
-            ending == signal.SIGINT and workers == "1"
-        )  # uvicorn's supervisor of several keeps it to itself
-        assert process.wait(DEADLINE_SECONDS) == (130 if told_by_ctrl_c else 0)
+        assert process.wait(DEADLINE_SECONDS) == (130 if ending == signal.SIGINT else 0)
 
 
 def test_the_environment_names_the_model(tmp_path: Path) -> None:

@@ -131,11 +131,16 @@ def save(checkpoint: Checkpoint, path: Path) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def load(path: Path) -> Checkpoint:
-    """The checkpoint in the file at `path`, verified down to its last weight. Raises CheckpointError."""
+def load(path: Path, pinned: str | None = None) -> Checkpoint:
+    """The checkpoint in the file at `path`, verified down to its last weight. Raises CheckpointError.
+
+    With `pinned` only the file with that SHA-256 is looked into.
+    """
     content = read(path)
-    found = unpickle(content, path.name)
     sha256 = hashlib.sha256(content).hexdigest()
+    if pinned not in (None, sha256):
+        raise CheckpointError(f"{path.name} has the SHA-256 {sha256[:8]}…, not {pinned[:8]}… as expected.")
+    found = unpickle(content, path.name)
     if found.keys() == tutorial_keys():
         checkpoint = Checkpoint("Net", {"sigmoid": True}, found, training={"recipe": "tutorial"}, sha256=sha256)
     else:
@@ -213,15 +218,8 @@ def interpret(found: dict[str, Any], name: str, sha256: str) -> Checkpoint:
     architecture, arguments = found["architecture"].get("name"), found["architecture"].get("arguments")
     if not isinstance(architecture, str) or architecture not in ARCHITECTURES or type(arguments) is not dict:
         raise CheckpointError(f"{name} is of an unknown architecture; known are {', '.join(ARCHITECTURES)}.")
-    return Checkpoint(
-        architecture,
-        arguments,
-        found["state_dict"],
-        found["calibration"],
-        found["metrics"],
-        found["training"],
-        sha256,
-    )
+    kept = {key: found[key] for key in ("state_dict", "calibration", "metrics", "training")}
+    return Checkpoint(architecture, arguments, **kept, sha256=sha256)
 
 
 def check_weights(checkpoint: Checkpoint, name: str) -> None:

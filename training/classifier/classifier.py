@@ -61,9 +61,12 @@ class Classifier:
                 self._run = compile_network(self.network, torch.get_num_threads())
 
     @classmethod
-    def load(cls, path: Path, device: str = "auto") -> "Classifier":
-        """The classifier in a checkpoint file, tried out. Raises CheckpointError, DeviceError."""
-        classifier = cls(load(path), find_device(device))
+    def load(cls, path: Path, device: str = "auto", pinned: str | None = None) -> "Classifier":
+        """The classifier in a checkpoint file, which must have the SHA-256 `pinned` if that is given, tried out.
+
+        Raises CheckpointError, DeviceError.
+        """
+        classifier = cls(load(path, pinned), find_device(device))
         classifier.smoke_test(path.name)
         return classifier
 
