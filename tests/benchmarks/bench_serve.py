@@ -26,7 +26,7 @@ from tests.benchmarks import besides
 from tests.benchmarks.contenders import CONTENDERS, QUICK, SHIPPED, Contender, Running, running, teach, version
 from tests.benchmarks.load import LoadError, NoAnswer
 from tests.benchmarks.processes import StartError, adopt_orphans, end_orphans
-from tests.benchmarks.rows import HEAD, Loads, Row, table
+from tests.benchmarks.rows import HEAD, LEVEL, Loads, Row, table
 
 LEVELS = (1, 8, 32, 128)  # connections
 SETTLE_SECONDS = 1  # at a new number of connections, before it is measured
@@ -129,7 +129,7 @@ def rounds(story: Story, runners: dict[str, Running], cores: list[int], options:
     for number in range(options.rounds):
         for level in options.levels:
             for name in names[number % len(names) :] + names[: number % len(names)]:
-                if name not in story.failures:
+                if name not in story.failures and (level == LEVEL or not runners[name].contender.scaling):
                     take_turn(story, runners[name], number, level, cores, options.seconds, options.settle)
         report(f"round {number + 1} of {options.rounds} done")
 

@@ -49,6 +49,7 @@ class Contender:
     shipped: bool = False  # serves that checkpoint instead of the tutorial's Net
     answers: bool = True  # else it answers {}
     cores: int = 1
+    scaling: bool = False  # is there for the number of its cores alone, which it shares with the load
 
 
 def ours(workers: int) -> Command:
@@ -86,8 +87,10 @@ CONTENDERS = (
     Contender("litserve", "LitServe, dynamic batching", script("lit"), "litserve"),
     Contender("bentoml", "BentoML, adaptive batching", bentoml, "bentoml", {"BENTOML_DO_NOT_TRACK": "True"}),
     Contender("ray", "Ray Serve, @serve.batch", script("rayserve"), "ray", RAY),
-    Contender("two", "this service, two workers on two cores", ours(2), environment=QUIET, cores=2),
-    Contender("shipped-two", "the same, its own checkpoint", ours(2), environment=QUIET, shipped=True, cores=2),
+    Contender("one", "one worker and the load on one core", ours(1), environment=QUIET, scaling=True),
+    Contender("two", "two workers and the load on two", ours(2), environment=QUIET, cores=2, scaling=True),
+    Contender("shipped-one", "one, its own checkpoint", ours(1), environment=QUIET, shipped=True, scaling=True),
+    Contender("shipped-two", "two", ours(2), environment=QUIET, shipped=True, cores=2, scaling=True),
 )
 QUICK = ("noop", "ours", "shipped", "usual")
 
@@ -124,9 +127,10 @@ class Running:
                 time.sleep(1)
 
     def press(self, connections: int, seconds: float, cores: Sequence[int]) -> Load:
-        """Load from the cores that the contender leaves free; where there is none, it shares. Raises LoadError."""
-        free = cores[self.contender.cores :][-1:] or cores
-        return press(f"{self.url}/predict", form(SHOE), self.text, connections, seconds, free)
+        """Load from a core that the contender leaves free, or from its own. Raises LoadError."""
+        count = self.contender.cores
+        load_cores = cores[:count] if self.contender.scaling else cores[count:][-1:]
+        return press(f"{self.url}/predict", form(SHOE), self.text, connections, seconds, load_cores)
 
     def check(self) -> None:
         """Asks for each picture. Raises LoadError unless every answer is the right one."""

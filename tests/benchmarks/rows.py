@@ -88,8 +88,8 @@ def table(loads: Loads) -> list[Row]:
     rows.append(
         Row("p50 at 1 connection over the no-op endpoint's", ratio(loads, "ours", "noop", p50, 1), 1.3, 0.8, False)
     )
-    for one, both, model in (("ours", "two", "tutorial's Net"), ("shipped", "shipped-two", "shipped checkpoint")):
+    for one, both, model in (("one", "two", "tutorial's Net"), ("shipped-one", "shipped-two", "shipped checkpoint")):
         busy = [load.generator_cores for load in loads.get((both, LEVEL), {}).values()]
-        note = f"wrk took {median(busy):.2f} of a core" if busy else ""
+        note = f"wrk on the same cores took {median(busy):.2f} of one" if busy else ""
         rows.append(Row(f"two workers over one, {model}", ratio(loads, both, one, per_second), 1.7, 1.9, note=note))
     return rows
