@@ -21,7 +21,7 @@ def test_compose_passes_every_setting_on() -> None:
 
 def pins(*names: str) -> dict[str, Requirement]:
     """What these files of requirements/ pin, each line checked: one version, and the hashes of its files."""
-    found = {}
+    found: dict[str, Requirement] = {}
     for name in names:
         text = (ROOT / f"requirements/{name}.txt").read_text().replace("\\\n", " ")
         for line in text.splitlines():
