@@ -14,24 +14,17 @@ WORKDIR /app
 RUN python3 -m venv --without-pip /opt/venv
 
 
-# The dependencies as pyproject.toml lists them; a change of anything else in there leaves the stages below cached.
-FROM base AS requirements
-COPY pyproject.toml .
-RUN project='__import__("tomllib").load(open("pyproject.toml", "rb"))["project"]' \
-    && python -c "print(*$project['dependencies'], sep='\n')" >/service.txt \
-    && python -c "print(*$project['optional-dependencies']['train'], sep='\n')" >/train.txt
-
-
 FROM base AS installer
 ENV PIP_CACHE_DIR=/root/.cache/pip \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_PYTHON=/opt/venv/bin/python \
     PIP_ROOT_USER_ACTION=ignore
 # PyTorch's own index comes first and alone, so that its CPU build is taken on every architecture; if it does not answer
-# or lacks the version, pip looks wherever else it is told to. --no-deps: what torch needs, constraints.txt pins.
+# or lacks the version, pip looks wherever else it is told to. What torch needs comes with all else: requirements/ names
+# each file that may be installed by its hash, so that it does not matter who sent it.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 # --chmod, here and below: a clone made under a strict umask has files that only their owner can read.
-COPY --chmod=755 docker/install-torch /usr/local/bin/
+COPY --chmod=755 docker/install-torch docker/install-requirements /usr/local/bin/
 
 
 FROM installer AS service-packages
@@ -42,10 +35,9 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     install-torch "torch==${TORCH_VERSION}" \
     && cd /opt/venv/lib/python3*/site-packages/torch \
     && rm -rf include test share/cmake lib/*.a lib/*test*.so bin/*test* bin/*Test bin/protoc*
-COPY --from=requirements /service.txt /
-COPY constraints.txt .
+COPY requirements requirements
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --constraint constraints.txt --requirement /service.txt
+    install-requirements service
 
 
 FROM installer AS train
@@ -54,10 +46,9 @@ ARG TRAIN_TORCH_VERSION=2.14.1
 ARG TORCHVISION_VERSION=0.29.1
 RUN --mount=type=cache,target=/root/.cache/pip \
     install-torch "torch==${TRAIN_TORCH_VERSION}" "torchvision==${TORCHVISION_VERSION}"
-COPY --from=requirements /service.txt /train.txt /
-COPY constraints.txt .
+COPY requirements requirements
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --constraint constraints.txt --requirement /service.txt --requirement /train.txt
+    install-requirements service train
 COPY --chmod=755 docker/as-owner-of-models /usr/local/bin/
 COPY --chmod=755 training training
 # training.run keeps its best epoch on SIGINT, as on Ctrl-C; as first process it would not even notice SIGTERM.

@@ -13,14 +13,15 @@ python = .venv/bin/python
 pip = $(python) -m pip --disable-pip-version-check
 index_answers = $(python) -c 'import urllib.request; urllib.request.urlopen("$(TORCH_CPU_INDEX)/torch/", timeout=5)'
 
-.PHONY: help setup serve train test lint clean
+.PHONY: help setup serve train test lint requirements clean
 
 help:
 	@echo 'make setup                                   .venv with all that the project needs'
 	@echo 'make serve [HOST=…] [PORT=…] [WORKERS=…]     models/model_scratch.pt over HTTP'
 	@echo 'make train [RECIPE=…]                        a new models/model_scratch.pt'
-	@echo 'make test                                    the tests that need no root, no network and no Docker'
+	@echo 'make test                                    the tests that need no root, no network, no Docker, no Prometheus'
 	@echo 'make lint                                    ruff and mypy'
+	@echo 'make requirements                            the newest versions for the images, with their hashes; needs uv'
 	@echo 'make clean                                   removes .venv and the caches'
 	@echo 'PYTHON=python3.12 makes .venv with that Python.'
 
@@ -33,12 +34,15 @@ train: setup
 	$(python) -m training.run$(if $(RECIPE), --recipe $(RECIPE))
 
 test: setup
-	$(python) -m pytest -m "not data and not container"
+	$(python) -m pytest -m "not data and not container and not prometheus"
 
 lint: setup
 	$(python) -m ruff format --check .
 	$(python) -m ruff check .
 	$(python) -m mypy
+
+requirements:
+	docker/lock
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache *.egg-info

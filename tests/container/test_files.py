@@ -4,6 +4,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 
 from service.settings import PREFIX, Settings
@@ -18,10 +19,37 @@ def test_compose_passes_every_setting_on() -> None:
     assert set(passed) == {PREFIX + name.upper() for name in Settings.model_fields.keys() - OF_THE_CONTAINER}
 
 
-def test_the_constraints_pin_every_dependency_to_a_version_it_allows() -> None:
-    pinned = dict(re.findall(r"^(\S+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+def pins(*names: str) -> dict[str, Requirement]:
+    """What these files of requirements/ pin, each line checked: one version, and the hashes of its files."""
+    found: dict[str, Requirement] = {}
+    for name in names:
+        text = (ROOT / f"requirements/{name}.txt").read_text().replace("\\\n", " ")
+        for line in text.splitlines():
+            if line.startswith("#"):
+                continue
+            pinned, *hashes = re.split(r"\s+--hash=", line)
+            requirement = Requirement(pinned)
+            assert re.fullmatch(r"==[\w.]+", str(requirement.specifier)), line
+            assert hashes, line
+            assert all(re.fullmatch(r"sha256:[0-9a-f]{64}\s*", digest) for digest in hashes), line
+            assert found.setdefault(requirement.name, requirement) is requirement, f"{requirement.name} stands twice"
+    return found
+
+
+@pytest.mark.parametrize("build", [[], ["-cuda"]], ids=["cpu", "cuda"])
+@pytest.mark.parametrize("image", ["service", "train"])
+def test_every_dependency_is_pinned_by_hash_to_a_version_that_is_allowed(image: str, build: list[str]) -> None:
+    images = ["service", "train"] if image == "train" else ["service"]
+    pinned = pins(*images, *(image + suffix for suffix in build))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for line in [*project["dependencies"], *project["optional-dependencies"]["train"]]:
+    extra = project["optional-dependencies"]["train"] if image == "train" else []
+    for line in [*project["dependencies"], *extra]:
         requirement = Requirement(line)
         if requirement.name not in OF_THE_DOCKERFILE:
-            assert pinned[requirement.name] in requirement.specifier, requirement.name
+            assert str(pinned[requirement.name].specifier).removeprefix("==") in requirement.specifier, line
+    assert not OF_THE_DOCKERFILE & pinned.keys()
+    for name in pinned:
+        for machine in ("x86_64", "aarch64"):
+            marker = pinned[name].marker
+            linux = {"sys_platform": "linux", "platform_machine": machine}
+            assert marker is None or marker.evaluate(linux), f"{name} is not for {machine}"

@@ -9,6 +9,8 @@ import re
 import shutil
 import socket
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +18,15 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service.settings import Settings
+from tests.service.conftest import poll
 from training.data import DEBIAN_DIR, SHA256
 
 ROOT = Path(__file__).parents[2]
 MAX_BYTES = 950 * 10**6  # of the service's image, on top of its base
 STOP_SECONDS = 10  # what `docker compose stop` grants before it kills
+LISTENS = "0A"  # the state of a socket in /proc/net/tcp
+DOCKERS_NAMES = "0B00007F:"  # 127.0.0.11, where Docker itself answers for the names of containers
 OWNER = 1234  # of the copy's models/: neither root nor the image's own user
 TRAINING_ONLY = ["matplotlib", "rich", "torchvision", "training.data", "training.run"]
 
@@ -109,7 +115,7 @@ def test_it_refuses_a_wrong_file(client: httpx.Client) -> None:
 
 
 def test_it_runs_without_rights(service: Project) -> None:
-    assert service.inside("id", "-u") != "0"
+    assert service.inside("id", "-u") == "1000"
     status = dict(
         line.split(":\t", 1) for line in service.inside("cat", "/proc/1/status").splitlines() if ":\t" in line
     )
@@ -122,6 +128,34 @@ def test_it_can_write_to_the_tmp_folder_alone(service: Project) -> None:
     folders = "/ /app /app/models /opt/venv /tmp /var/tmp"
     written = f"for folder in {folders}; do touch $folder/x 2>/dev/null && echo $folder; done; true"
     assert service.inside("sh", "-c", written).split() == ["/tmp"]
+
+
+def test_its_root_file_system_is_read_only(service: Project) -> None:
+    mounts = {
+        line.split()[1]: line.split()[3].split(",") for line in service.inside("cat", "/proc/mounts").splitlines()
+    }
+    assert "ro" in mounts["/"]
+    assert "ro" in mounts["/app/models"]
+
+
+def test_nothing_listens_but_the_port(service: Project) -> None:
+    sockets = [line.split() for line in service.inside("cat", "/proc/net/tcp", "/proc/net/tcp6").splitlines()]
+    listening = {fields[1] for fields in sockets if fields[3] == LISTENS}
+    assert {address for address in listening if not address.startswith(DOCKERS_NAMES)} == {f"00000000:{8000:04X}"}
+
+
+def test_it_starts_no_more_workers_than_it_has_cores(service: Project) -> None:
+    options = ("--cpus", "1", "--env", "SERVICE_WORKERS=4", "--network", "none")
+    container = run("docker", "run", "--detach", *options, f"{service.name}-service").strip()
+    try:
+        for _ in poll(60):
+            if "Serving" in (log := run("sh", "-c", f"docker logs {container} 2>&1")):
+                break
+        assert "starting 1 of 1" in log
+        names = run("docker", "top", container, "-o", "pid,args").splitlines()
+        assert [name for name in names if "python" in name] == names[1:2], names
+    finally:
+        run("docker", "rm", "--force", container)
 
 
 def test_the_image_is_small(service: Project) -> None:
@@ -147,8 +181,8 @@ def test_the_image_holds_the_pinned_versions(service: Project) -> None:
     installed = {
         normal(name): version for name, version in map(str.split, service.inside("python", "-c", program).splitlines())
     }
-    constraints = re.findall(r"^(\S+)==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
-    pinned = {normal(name): version for name, version in constraints}
+    lines = re.findall(r"^(\S+)==(\S+)", (ROOT / "requirements/service.txt").read_text(), re.MULTILINE)
+    pinned = dict(lines)
     [pinned["torch"]] = re.findall(r"^ARG TORCH_VERSION=(\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     installed["torch"] = installed["torch"].partition("+")[0]
     assert "fastapi" in installed
@@ -182,8 +216,32 @@ def test_what_train_writes_belongs_to_the_owner_of_the_checkout(project: Project
     assert (project.folder / "models/new.pt").stat().st_uid == owner
 
 
-def test_it_ends_well_on_sigterm(service: Project) -> None:
+def test_it_drains_and_ends_well_under_load(service: Project, client: httpx.Client) -> None:
     """The last test here: nothing runs after it."""
-    service.compose("stop", "--timeout", str(STOP_SECONDS))
+    statuses: list[int] = []
+    gone: list[float] = []  # seconds after which nothing answered any longer
+    ended = threading.Event()
+
+    def ask() -> None:
+        while not ended.wait(0.2):
+            try:
+                statuses.append(client.post("/predict", files={"file": (ROOT / "shoe.png").read_bytes()}).status_code)
+            except httpx.TransportError:  # it has gone
+                gone.append(time.monotonic() - begin)
+                return
+
+    asking = threading.Thread(target=ask)
+    begin = time.monotonic()
+    asking.start()
+    try:
+        service.compose("stop", "--timeout", str(STOP_SECONDS))
+        seconds = time.monotonic() - begin
+    finally:
+        ended.set()
+        asking.join()
     state = json.loads(run("docker", "inspect", "--format", "{{json .State}}", service.container()))
     assert (state["Status"], state["ExitCode"], state["OOMKilled"]) == ("exited", 0, False)
+    print(f"{len(statuses)} answers in the {seconds:.1f} s that stopping took")
+    assert seconds < STOP_SECONDS
+    assert set(statuses) == {200}
+    assert all(after >= Settings().drain_seconds for after in gone), gone

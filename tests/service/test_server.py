@@ -18,12 +18,17 @@ from tests.service.conftest import DEADLINE_SECONDS, SHOE, poll
 Service = subprocess.Popen[str]
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
 @contextmanager
 def started(*flags: str, **environment: str) -> Iterator[tuple[Service, httpx.Client]]:
     """`python -m service` with these flags and variables, and a client of it, once it listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "service", "--port", str(port), *flags],
         env={**os.environ, **environment},
