@@ -3,6 +3,7 @@
 Several workers share a folder, named by PROMETHEUS_MULTIPROC_DIR, with a file each; whoever is asked adds all up.
 """
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from training.classifier.model import CLASSES
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # the variable by which prometheus_client finds it
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
-TOGETHER = 32  # requests that are counted at once
+TOGETHER, LATEST_SECONDS = 32, 0.1  # requests that are counted at once, and how long one is noted alone
 PICTURES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -81,8 +82,11 @@ class Metrics:
 
     def count_request(self, route: str, status: int, seconds: float) -> None:
         """One request more. It is noted, and counted with others: a tight loop takes a third of the time."""
-        if self.enabled:
-            self._answered.append((route, status, seconds))
+        if not self.enabled:
+            return
+        if not self._answered:
+            asyncio.get_running_loop().call_later(LATEST_SECONDS, self.count_requests)
+        self._answered.append((route, status, seconds))
         if len(self._answered) >= TOGETHER:
             self.count_requests()
 
