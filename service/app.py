@@ -41,6 +41,7 @@ from training.classifier.classifier import Answer
 
 VERSION = "0.1.0"
 RETRY_AFTER_SECONDS = 1
+UNFORESEEN = "An error that no one foresaw."
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ def create_app(settings: Settings) -> ASGIApp:
         except REFUSALS as error:
             return refuse(error)
         except Exception:
-            logger.exception("An error that no one foresaw.")
+            logger.exception(UNFORESEEN)
             return internal()
 
     @app.post(
@@ -137,7 +138,8 @@ def create_app(settings: Settings) -> ASGIApp:
                 metrics.rejected.labels(type(result).__name__).inc()
                 predictions.append({"detail": str(result), "status": status_of(result)})
             elif isinstance(result, BaseException):
-                raise result
+                logger.error(UNFORESEEN, exc_info=result)
+                return internal()
             else:
                 predictions.append(result)
         return Response(to_json({"predictions": predictions}), media_type="application/json")
