@@ -68,7 +68,7 @@ def test_a_terminal_gets_the_readable_ones(terminal: bool, kind: str) -> None:
 def test_nothing_of_the_user_is_logged(tiny_checkpoint: Path, capfd: pytest.CaptureFixture[str]) -> None:
     headers = {"User-Agent": "Mozilla", "X-Request-ID": "mine-1", "Authorization": "Bearer swordfish"}
     with started("--model", str(tiny_checkpoint), SERVICE_DRAIN_SECONDS="0") as (process, client):
-        client.headers = headers  # type: ignore[assignment]
+        client.headers = headers
         shoe = SHOE.read_bytes()
         client.post("/predict?holiday=1", files={"file": ("holiday.png", shoe, "image/png")})
         client.post("/predict", files={"file": ("holiday.png", b"holiday", "image/png")})

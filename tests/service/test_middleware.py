@@ -17,7 +17,7 @@ from training.classifier.checkpoint import save
 
 PICTURE = SHOE.read_bytes()
 KEY, SITE = "swordfish-Ω", "https://shop.example"
-BEARER = {"Authorization": f"Bearer {KEY}".encode()}
+BEARER = httpx.Headers({"Authorization": f"Bearer {KEY}"}, encoding="utf-8")
 OPEN = ("/health", "/health/live")
 
 
@@ -90,7 +90,7 @@ def test_an_id_that_might_do_harm_is_replaced(client: httpx.Client, own: str) ->
 
 
 def post(client: httpx.Client, path: str, own_id: str) -> httpx.Response:
-    return client.post(path, files={"file": PICTURE}, headers={"X-Request-ID": own_id.encode()})
+    return client.post(path, files={"file": PICTURE}, headers=httpx.Headers({"X-Request-ID": own_id}, "utf-8"))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def post(client: httpx.Client, path: str, own_id: str) -> httpx.Response:
     [None, b"", b"Bearer", KEY.encode(), b"Basic " + KEY.encode(), b"Bearer swordfish", b"Bearer \xff"],
 )
 def test_without_the_key_there_is_health_and_nothing_else(locked: httpx.Client, header: bytes | None) -> None:
-    headers = {} if header is None else {"Authorization": header}
+    headers = httpx.Headers({} if header is None else {b"Authorization": header})
     for path in ("/", "/docs", "/openapi.json", "/metrics", "/nothing", "/health/", "/predict", "//health"):
         answer = locked.get(path, headers=headers)
         assert (answer.status_code, answer.json()) == (401, {"detail": NO_KEY}), path
@@ -136,14 +136,15 @@ def test_no_other_site_may_ask_unless_it_is_named(client: httpx.Client, locked: 
 
     for asked, site, expected in ((client, SITE, None), (locked, SITE, SITE), (locked, "https://other.example", None)):
         origin = {"Origin": site}
+        bearing = httpx.Headers([*BEARER.raw, (b"Origin", site.encode())])
         wishes = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
         preflight = asked.options("/predict", headers=origin | wishes)
         assert preflight.status_code == (200 if expected else 405 if asked is client else 400)
         assert allowed(preflight) == expected
-        answer = asked.post("/predict", headers=origin | BEARER, files={"file": PICTURE})
+        answer = asked.post("/predict", headers=bearing, files={"file": PICTURE})
         assert answer.status_code == 200
         assert allowed(answer) == expected
-        for refused in (asked.post("/predict", headers=origin | BEARER), asked.post("/predict", headers=origin)):
+        for refused in (asked.post("/predict", headers=bearing), asked.post("/predict", headers=origin)):
             assert allowed(refused) == expected
     preflight = locked.options("/predict", headers={"Origin": SITE, **wishes})
     assert "authorization" in preflight.headers["Access-Control-Allow-Headers"].lower()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from service.settings import Settings
 from tests.service.conftest import serving
@@ -66,7 +67,7 @@ def test_the_app_keeps_to_its_schema(client: httpx.Client, tmp_path: Path, hooks
 
 
 def test_the_app_keeps_to_its_schema_with_a_key(settings: Settings, tmp_path: Path) -> None:
-    with serving(settings.model_copy(update={"api_key": type(settings)(api_key=KEY).api_key})) as client:
+    with serving(settings.model_copy(update={"api_key": SecretStr(KEY)})) as client:
         bearer = f"Authorization: Bearer {KEY}"
         ask_everything(client, tmp_path, "--header", bearer, SCHEMATHESIS_HOOKS="tests.service.schema_hooks")
         schema = client.get("/openapi.json", headers={"Authorization": f"Bearer {KEY}"}).json()

@@ -1,10 +1,11 @@
+import time
 from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.uploads import BrokenUpload, boundary_of, file_fields, is_file
+from service.uploads import MAX_PARTS, BrokenUpload, UploadTooLarge, boundary_of, file_fields, is_file
 
 BOUNDARY = b"xyz"
 PART = b'--xyz\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\npicture\r\n'
@@ -39,6 +40,15 @@ def test_endless_headers_are_refused() -> None:
         file_fields(b"--xyz\r\nX-A: " + b"b" * 100_000 + b"\r\n\r\n\r\n" + END, BOUNDARY)
     with pytest.raises(BrokenUpload):
         file_fields(PART + END, b"x" * 100_000)
+
+
+def test_parts_are_counted_before_the_form_is_parsed() -> None:
+    other = b'--xyz\r\nContent-Disposition: form-data; name="other"\r\n\r\n\r\n'
+    assert file_fields(PART + other * (MAX_PARTS - 1) + END, BOUNDARY) == [b"picture"]
+    begin = time.process_time()
+    with pytest.raises(UploadTooLarge, match=r"^The form has 150,001 parts, over the limit of 64\.$"):
+        file_fields(PART + other * 150_000 + END, BOUNDARY)
+    assert time.process_time() - begin < 0.2
 
 
 def test_several_files_come_in_order() -> None:
@@ -125,7 +135,7 @@ def forms(draw: st.DrawFn) -> bytes:
 @FUZZED
 @given(forms(), st.sampled_from([BOUNDARY, b"", b"xy", b"x" * 300, b"\r\n", b"\xff", b"-"]))
 def test_of_nearly_a_form_only_a_broken_upload_comes_out(form: bytes, boundary: bytes) -> None:
-    with suppress(BrokenUpload):
+    with suppress(BrokenUpload, UploadTooLarge):
         for content in file_fields(form, boundary):
             assert content in form
 

@@ -5,7 +5,7 @@ import random
 import struct
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ from tests.training.classifier.hostile import (
     segment,
 )
 from tests.training.classifier.test_hostile_images import FUZZ_LIMIT, PNG_SIGNATURE, SAMPLES, chunk, encode
-from training.classifier.images import SMALL_BYTES, BrokenPicture, PictureError, PictureTooLarge, to_fashion
+from training.classifier.images import SMALL_BYTES, TURNS, BrokenPicture, PictureError, PictureTooLarge, to_fashion
 from training.classifier.model import SIDE
 from training.classifier.trim import TooManyParts, orientation, trim_gif, trim_jpeg, trim_png
 
@@ -66,15 +66,14 @@ def test_a_large_png_passes_however_it_is_split(size: int) -> None:
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("video", [0, 3_000_000])
 def test_a_jpeg_as_phones_write_it_passes(progressive: bool, video: int) -> None:
-    rows = Image.linear_gradient("L").resize((1200, 900))
-    plain = encode(rows, "JPEG", progressive=progressive)
-    dressed = encode(rows, "JPEG", progressive=progressive, **OPTIONS) + random.Random(1).randbytes(video)
+    drawing = Image.linear_gradient("L").resize((1200, 900))
+    plain = encode(drawing, "JPEG", progressive=progressive)
+    dressed = encode(drawing, "JPEG", progressive=progressive, **OPTIONS) + random.Random(1).randbytes(video)
     trimmed, found = trim_jpeg(dressed)
     assert len(trimmed) <= len(plain) + 100
     assert orientation(found) == 6
-    assert np.array_equal(
-        to_fashion(dressed), to_fashion(encode(rows.rotate(-90, expand=True), "JPEG"))
-    ) or np.allclose(to_fashion(dressed).astype(int), to_fashion(encode(rows.rotate(-90, expand=True), "JPEG")), atol=3)
+    turned = encode(drawing.transpose(Image.Transpose.ROTATE_270), "JPEG", progressive=progressive)
+    np.testing.assert_allclose(to_fashion(dressed).astype(int), to_fashion(turned).astype(int), atol=3)
 
 
 @pytest.mark.parametrize("value", range(10))
@@ -84,8 +83,12 @@ def test_a_picture_is_turned_alike_whether_it_is_trimmed_or_not(kind: str, value
     turned[0x112] = value
     small = encode(NOISE.resize((40, 30)), kind, exif=turned)
     assert len(small) <= SMALL_BYTES
-    large = {"PNG": png_after, "JPEG": jpeg_after}.get(kind, lambda content: content)(small)
+    turn = TURNS.get(value)
+    upright = NOISE.resize((40, 30)) if turn is None else NOISE.resize((40, 30)).transpose(turn)
+    large = {"PNG": png_after(small), "JPEG": jpeg_after(small), "WEBP": small}[kind]
     assert np.array_equal(to_fashion(small), to_fashion(large))
+    if kind == "PNG":
+        assert np.array_equal(to_fashion(small), to_fashion(encode(upright, kind)))
 
 
 def png_after(content: bytes) -> bytes:
@@ -109,7 +112,6 @@ def test_a_gif_keeps_its_transparency_and_loses_its_comments() -> None:
     trimmed, _ = trim_gif(content)
     assert b"words" not in trimmed
     with Image.open(io.BytesIO(content)) as one, Image.open(io.BytesIO(trimmed)) as other:
-        assert one.info["transparency"] == other.info["transparency"] == 3
         assert np.array_equal(np.asarray(one.convert("RGBA")), np.asarray(other.convert("RGBA")))
 
 
@@ -145,22 +147,21 @@ def test_the_worst_that_can_be_sent_takes_little_time(name: str) -> None:
     make, expected = WORST[name]
     content = make()
     begin = time.process_time()
-    try:
+    with pytest.raises(expected) if expected else nullcontext():
         to_fashion(content)
-    except PictureError as error:
-        assert type(error) is expected
-    else:
-        assert expected is None
     assert time.process_time() - begin < SECONDS
 
 
-@pytest.mark.parametrize("trim", [trim_png, trim_jpeg, trim_gif])
+@pytest.mark.parametrize(
+    ("trim", "start"),
+    [(trim_png, PNG[:33]), (trim_jpeg, JPEG[:2]), (trim_gif, GIF[:GIF_FRAME])],
+    ids=["png", "jpeg", "gif"],
+)
 @FUZZED
 @given(st.binary(max_size=200), st.booleans())
 def test_of_any_bytes_only_what_is_documented_comes_out(
-    trim: Callable[[bytes], tuple[bytes, bytes]], content: bytes, framed: bool
+    trim: Callable[[bytes], tuple[bytes, bytes]], start: bytes, content: bytes, framed: bool
 ) -> None:
-    start = {trim_png: PNG[:33], trim_jpeg: JPEG[:2], trim_gif: GIF[:GIF_FRAME]}[trim]
     with suppress(TooManyParts, ValueError, LookupError):
         trimmed, _ = trim(start + content + (start if framed else b""))
         assert trimmed.startswith(start[:2])
