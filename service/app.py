@@ -12,7 +12,6 @@ from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi_offline import FastAPIOffline
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope
 
@@ -34,6 +33,7 @@ from service.schemas import (
     Health,
     Liveness,
     Prediction,
+    complete,
 )
 from service.settings import Settings
 from training.classifier import images
@@ -41,8 +41,7 @@ from training.classifier.classifier import Answer
 
 VERSION = "0.1.0"
 RETRY_AFTER_SECONDS = 1
-DECODERS = 2  # threads for larger pictures; each may need 100 MB for a while
-QUICK_BYTES, QUICK_PIXELS = 8 * 2**10, 64 * 2**10  # up to these a decode is shorter than the hop to a thread and back
+UNFORESEEN = "An error that no one foresaw."
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +112,7 @@ def create_app(settings: Settings) -> ASGIApp:
         except REFUSALS as error:
             return refuse(error)
         except Exception:
-            logger.exception("An error that no one foresaw.")
+            logger.exception(UNFORESEEN)
             return internal()
 
     @app.post(
@@ -139,7 +138,8 @@ def create_app(settings: Settings) -> ASGIApp:
                 metrics.rejected.labels(type(result).__name__).inc()
                 predictions.append({"detail": str(result), "status": status_of(result)})
             elif isinstance(result, BaseException):
-                raise result
+                logger.error(UNFORESEEN, exc_info=result)
+                return internal()
             else:
                 predictions.append(result)
         return Response(to_json({"predictions": predictions}), media_type="application/json")
@@ -165,13 +165,12 @@ def create_app(settings: Settings) -> ASGIApp:
     if settings.metrics:
 
         @app.get("/metrics", include_in_schema=False)
-        def page() -> Response:
-            return Response(metrics.page(), media_type=CONTENT_TYPE)
+        async def page() -> Response:
+            return Response(await metrics.page(), media_type=CONTENT_TYPE)
 
-    service: ASGIApp = Middleware(app, predict, settings, metrics, drain)
-    if settings.cors_origins:
-        service = CORSMiddleware(service, settings.cors_origins, allow_methods=["GET", "POST"], allow_headers=["*"])
-    return service
+    described = app.openapi
+    app.openapi = lambda: complete(described(), settings.api_key is not None)  # type: ignore[method-assign]
+    return Middleware(app, predict, settings, metrics, drain)
 
 
 def status_of(error: Exception) -> int:

@@ -23,8 +23,7 @@ from training.classifier.model import CLASSES
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # the variable by which prometheus_client finds it
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
-TOGETHER = 32  # requests that are counted at once
-COUNT_SECONDS = 1.0  # that a request is noted at most before it is counted
+TOGETHER, LATEST_SECONDS = 32, 0.1  # requests that are counted at once, and how long one is noted alone
 PICTURES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -79,7 +78,6 @@ class Metrics:
 
         self._models: set[str] = set()
         self._answered: list[tuple[str, int, float]] = []
-        self._counting = False  # before long
         self._requests: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
     def count_request(self, route: str, status: int, seconds: float) -> None:
@@ -89,16 +87,14 @@ class Metrics:
         """
         if not self.enabled:
             return
+        if not self._answered:
+            asyncio.get_running_loop().call_later(LATEST_SECONDS, self.count_requests)
         self._answered.append((route, status, seconds))
         if len(self._answered) >= TOGETHER:
             self.count_requests()
-        elif not self._counting:
-            self._counting = True
-            asyncio.get_running_loop().call_later(COUNT_SECONDS, self.count_requests)
 
     def count_requests(self) -> None:
         """Counts what was noted."""
-        self._counting = False
         answered, self._answered = self._answered, []
         for route, status, seconds in answered:
             if (known := self._requests.get((route, status))) is None:
@@ -134,14 +130,14 @@ class Metrics:
         self.model_loaded.set_to_current_time()
         self.model_load_seconds.set(seconds)
 
-    def page(self) -> bytes:
+    async def page(self) -> bytes:
         """What Prometheus reads."""
         self.count_requests()
         registry = self.registry
         if FOLDER in os.environ:
             registry = CollectorRegistry()
             multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return generate_latest(registry)
+        return await asyncio.to_thread(generate_latest, registry)
 
 
 def forget_dead_workers() -> None:

@@ -8,20 +8,21 @@ from collections.abc import Awaitable, Callable
 from hmac import compare_digest
 from itertools import count
 
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.drain import Drain
 from service.logs import FIELDS
 from service.metrics import Metrics
+from service.schemas import NO_KEY, OPEN
 from service.settings import Settings
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 ROUTES = {"/", "/predict", "/predict/batch", "/health", "/health/live", "/metrics", "/docs", "/openapi.json"}
-OPEN = {"/health", "/health/live"}  # without a key
 STATIC = "/static-offline-docs/"  # the files of the documentation page, open as well
 PAGES = ("/docs", STATIC)
-QUIET = OPEN | {"/metrics"}  # asked every few seconds, and logged only where something is wrong
+QUIET = {*OPEN, "/metrics"}  # asked every few seconds, and logged only where something is wrong
 CLIENT_LEFT = 499  # as a status, nginx's, of a request whose client did not wait for its answer
 
 HEADERS = [
@@ -63,6 +64,15 @@ class Middleware:
         self.log = settings.access_log
         key = settings.api_key
         self.key = None if key is None else f"Bearer {key.get_secret_value()}".encode()
+        self.inner: ASGIApp = self.respond
+        if settings.cors_origins:
+            self.inner = CORSMiddleware(
+                self.respond,
+                settings.cors_origins,
+                allow_methods=["GET", "POST"],
+                allow_headers=["*"],
+                expose_headers=["X-Request-ID", "Retry-After"],
+            )
         self._process = secrets.token_hex(4).encode()
         self._numbers = count(1)
 
@@ -71,7 +81,7 @@ class Middleware:
             await self.app(scope, receive, send)
             return
         begin = time.perf_counter()
-        path = scope["path"].removeprefix(scope["root_path"])
+        path = path_of(scope)
         route = path if path in ROUTES else "other"
         headers = dict(scope["headers"])
         request_id = headers.get(b"x-request-id", b"")
@@ -90,20 +100,7 @@ class Middleware:
             await send(message)
 
         try:
-            if not self.may(path, headers.get(b"authorization", b"")):
-                self.metrics.rejected.labels("Unauthorized").inc()
-                await unauthorized()(scope, receive, answer)
-            elif path == "/predict" and scope["method"] == "POST":
-                content = await self.predict(scope, receive)
-                if isinstance(content, bytes):
-                    status = 200
-                    more += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
-                    await send({"type": "http.response.start", "status": status, "headers": more})
-                    await send({"type": "http.response.body", "body": content})
-                else:
-                    await content(scope, receive, answer)
-            else:
-                await self.app(scope, receive, answer)
+            await self.inner(scope, receive, answer)
         finally:
             seconds = time.perf_counter() - begin
             self.metrics.count_request(route, status, seconds)
@@ -111,11 +108,31 @@ class Middleware:
                 fields = {"ms": round(1e3 * seconds, 2), "id": request_id.decode()}
                 logger.info("%s %s %d", scope["method"], route, status, extra={FIELDS: fields})
 
+    async def respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = path_of(scope)
+        if not self.may(path, dict(scope["headers"]).get(b"authorization", b"")):
+            self.metrics.rejected.labels("Unauthorized").inc()
+            await unauthorized()(scope, receive, send)
+        elif path == "/predict" and scope["method"] == "POST":
+            content = await self.predict(scope, receive)
+            if isinstance(content, bytes):
+                headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
+                await send({"type": "http.response.start", "status": 200, "headers": headers})
+                await send({"type": "http.response.body", "body": content})
+            else:
+                await content(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
     def may(self, path: str, authorization: bytes) -> bool:
         """Whether a request may pass. Comparing its key takes as long wherever it differs."""
         return self.key is None or path in OPEN or path.startswith(STATIC) or compare_digest(authorization, self.key)
 
 
+def path_of(scope: Scope) -> str:
+    path: str = scope["path"]
+    return path.removeprefix(scope["root_path"])
+
+
 def unauthorized() -> JSONResponse:
-    sentence = "This service wants a key: send it as Authorization: Bearer."
-    return JSONResponse({"detail": sentence}, 401, {"WWW-Authenticate": "Bearer"})
+    return JSONResponse({"detail": NO_KEY}, 401, {"WWW-Authenticate": "Bearer"})

@@ -101,7 +101,7 @@ UPLOAD = {
 UPLOADS = {
     "requestBody": {
         "required": True,
-        "content": {"multipart/form-data": form({"type": "array", "items": PICTURE})},
+        "content": {"multipart/form-data": form({"type": "array", "items": PICTURE, "minItems": 1})},
     }
 }
 
@@ -115,7 +115,11 @@ def problem(description: str, example: str) -> dict[str, Any]:
 
 
 MISSING_MODEL = "model_scratch.pt does not exist: train it with `python -m training.run`."
+NO_KEY = "This service wants a key: send it as Authorization: Bearer."
 INTERNAL_ERROR = "The service failed to answer; its log says why."
+
+TOO_SLOW = problem("The request did not arrive in time", "The request was not complete within 10 s.")
+TOO_LONG = problem("Too many or too long headers", "The headers have over 65,536 bytes, the limit.")
 
 Problems = dict[int | str, dict[str, Any]]
 HEALTH_PROBLEMS: Problems = {
@@ -124,6 +128,7 @@ HEALTH_PROBLEMS: Problems = {
 }
 PREDICT_PROBLEMS: Problems = {
     400: problem("A broken or empty picture, or a malformed form", "The PNG picture is damaged or incomplete."),
+    408: TOO_SLOW,
     413: problem(
         "Over the byte or the pixel limit",
         "The body has 20,000,000 bytes, over the limit of 10,485,760 for pictures.",
@@ -133,13 +138,45 @@ PREDICT_PROBLEMS: Problems = {
         f"The file is not a picture of an accepted format: {ACCEPTED}.",
     ),
     422: problem("No file", "The multipart form has 0 fields 'file'; expected exactly one."),
+    431: TOO_LONG,
     500: problem("A fault of the service", INTERNAL_ERROR),
     503: problem("No model is loaded, or too many requests wait", MISSING_MODEL),
 }
 BATCH_PROBLEMS: Problems = {
     400: problem("A malformed form", "The multipart form is malformed."),
+    408: TOO_SLOW,
     413: problem("Too many bytes or files", "The form has 65 fields 'file', over the limit of 64."),
     422: problem("No file", "The multipart form has 0 fields 'file'; expected at least one."),
+    431: TOO_LONG,
     500: problem("A fault of the service", INTERNAL_ERROR),
     503: problem("No model is loaded, or too many requests wait", MISSING_MODEL),
 }
+
+HEADERS = {  # by status; "all": of every answer
+    "all": {"X-Request-ID": "the request's own, if it bore one of at most 64 letters, digits, '.', '_' or '-'"},
+    "401": {"WWW-Authenticate": "Bearer"},
+    "503": {"Retry-After": "seconds"},
+}
+KEY = "key"
+OPEN = ("/health", "/health/live")  # without a key
+
+
+def complete(schema: dict[str, Any], key: bool) -> dict[str, Any]:
+    """FastAPI's OpenAPI document with what stands around its routes: headers, and the key if there is one."""
+    refusal = problem("No key, or a wrong one", NO_KEY)
+    refusal["content"]["application/json"]["schema"] = {"$ref": "#/components/schemas/Problem"}
+    del refusal["model"]
+    for path, operations in schema["paths"].items():
+        for operation in operations.values():
+            if key and path not in OPEN:
+                operation["security"] = [{KEY: []}]
+                operation["responses"]["401"] = dict(refusal)
+            for status, response in operation["responses"].items():
+                # The two that the protocol writes, before there is a request, have no headers of the app's.
+                headers = HEADERS.get(status, {}) | ({} if status in ("408", "431") else HEADERS["all"])
+                response["headers"] = {
+                    name: {"description": text, "schema": {"type": "string"}} for name, text in headers.items()
+                }
+    if key:
+        schema["components"]["securitySchemes"] = {KEY: {"type": "http", "scheme": "bearer"}}
+    return schema

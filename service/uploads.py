@@ -15,6 +15,7 @@ FIELD = b"file"
 # How nearly every client writes these two; python-multipart reads all other ways, in ten times the time.
 USUAL_TYPE = re.compile(rb"multipart/form-data; boundary=([\w'()+./:=?-]+)")
 USUAL_FILE = re.compile(rb'form-data; name="file"(;|$)')
+MAX_PARTS = 64  # of a form, besides its pictures; python-multipart takes up to 25 µs for each
 FORM_BYTES = 16 * 2**10  # 16 KiB: what a form may hold besides, for each picture
 
 
@@ -65,7 +66,8 @@ async def read_several(scope: Scope, receive: Receive, max_bytes: int, max_files
     boundary = boundary_of(headers.get(b"content-type", b""))
     if boundary is None:
         raise MissingFile("Send the pictures as multipart fields 'file'.")
-    pictures = file_fields(await body(headers, receive, max_bytes + FORM_BYTES * max_files, max_bytes), boundary)
+    form = await body(headers, receive, max_bytes + FORM_BYTES * max_files, max_bytes)
+    pictures = file_fields(form, boundary, max_files + MAX_PARTS)
     if not pictures:
         raise MissingFile("The multipart form has 0 fields 'file'; expected at least one.")
     if len(pictures) > max_files:
@@ -114,8 +116,10 @@ def is_file(disposition: bytes) -> bool:
     return parse_options_header(disposition)[1].get(b"name") == FIELD
 
 
-def file_fields(form: bytes, boundary: bytes) -> list[bytes]:
-    """The contents of the fields named `file`, in order. Raises BrokenUpload."""
+def file_fields(form: bytes, boundary: bytes, max_parts: int = MAX_PARTS) -> list[bytes]:
+    """The contents of the fields named `file`, in order. Raises BrokenUpload, UploadTooLarge."""
+    if (parts := form.count(b"--" + boundary) - 1) > max_parts:  # less the one at the end
+        raise UploadTooLarge(f"The form has {parts:,} parts, over the limit of {max_parts:,}.")
     files: list[list[bytes]] = []  # of each picture, the pieces
     header = b""
     wanted = complete = False

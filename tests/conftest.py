@@ -83,3 +83,11 @@ def tutorial_state_dict(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tutorial") / "model_scratch.pt"
     torch.save(Net().state_dict(), path)
     return path
+
+
+def overflowing() -> Checkpoint:
+    """A network whose first layer sees edges alone and whose second overflows on them: flat pictures are answered."""
+    weights = {name: torch.zeros_like(tensor) for name, tensor in Net().state_dict().items()}
+    weights["conv1.weight"][:, :, 0, 0], weights["conv1.weight"][:, :, 4, 4] = 1e30, -1e30
+    weights["conv2.weight"][:] = weights["ff1.weight"][:] = 1e30
+    return Checkpoint("Net", {"sigmoid": False}, weights, training={"recipe": "overflowing"})

@@ -182,7 +182,7 @@ def test_the_schema_is_complete(client: httpx.Client) -> None:
     schema = client.get("/openapi.json").json()
     predict = schema["paths"]["/predict"]["post"]
     assert predict["requestBody"]["content"].keys() == {"multipart/form-data", "image/*"}
-    assert predict["responses"].keys() == {"200", "400", "413", "415", "422", "500", "503"}
+    assert predict["responses"].keys() == {"200", "400", "408", "413", "415", "422", "431", "500", "503"}
     for path in schema["paths"].values():
         for operation in path.values():
             for status, response in operation["responses"].items():

@@ -1,6 +1,11 @@
-import pytest
+import time
+from contextlib import suppress
 
-from service.uploads import BrokenUpload, boundary_of, file_fields, is_file
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.uploads import MAX_PARTS, BrokenUpload, UploadTooLarge, boundary_of, file_fields, is_file
 
 BOUNDARY = b"xyz"
 PART = b'--xyz\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\npicture\r\n'
@@ -35,6 +40,15 @@ def test_endless_headers_are_refused() -> None:
         file_fields(b"--xyz\r\nX-A: " + b"b" * 100_000 + b"\r\n\r\n\r\n" + END, BOUNDARY)
     with pytest.raises(BrokenUpload):
         file_fields(PART + END, b"x" * 100_000)
+
+
+def test_parts_are_counted_before_the_form_is_parsed() -> None:
+    other = b'--xyz\r\nContent-Disposition: form-data; name="other"\r\n\r\n\r\n'
+    assert file_fields(PART + other * (MAX_PARTS - 1) + END, BOUNDARY) == [b"picture"]
+    begin = time.process_time()
+    with pytest.raises(UploadTooLarge, match=r"^The form has 150,001 parts, over the limit of 64\.$"):
+        file_fields(PART + other * 150_000 + END, BOUNDARY)
+    assert time.process_time() - begin < 0.2
 
 
 def test_several_files_come_in_order() -> None:
@@ -82,3 +96,94 @@ def test_the_boundary_is_found_however_it_is_written(content_type: bytes, bounda
 )
 def test_the_field_is_found_however_it_is_written(disposition: bytes, expected: bool) -> None:
     assert is_file(disposition) is expected
+
+
+FUZZED = settings(max_examples=300, deadline=None, derandomize=True, database=None)
+WORDS = st.sampled_from(
+    [b"file", b"other", b"", b'"', b"\\", b";", b"=", b"form-data", b"name=", b"filename*=utf-8''", b"\xff"]
+)
+LINES = st.sampled_from([b"\r\n", b"\n", b"\r", b"\r\n\r\n", b"", b"\0"])
+DISPOSITIONS = st.one_of(
+    st.sampled_from(
+        [
+            *(b'form-data; name="file"', b"form-data; name=file", b'form-data; name="file"; filename="x\\".png"'),
+            *(b'form-data; name="other"', b"form-data", b"attachment; name=file", b"form-data; name=file; name=other"),
+        ]
+    ),
+    st.lists(WORDS, max_size=8).map(b"".join),
+    st.binary(max_size=40),
+)
+NAMES = st.one_of(
+    st.sampled_from([b"Content-Disposition", b"content-disposition", b"Content-Type", b"X"]), st.binary(max_size=10)
+)
+HEADERS = st.lists(st.tuples(NAMES, st.one_of(DISPOSITIONS, st.binary(max_size=20))), max_size=12)
+CONTENTS = st.one_of(st.binary(max_size=60), st.sampled_from([b"--xyz", b"\r\n--xyz", b"\r\n--xyz--", b"\r\n" * 9]))
+
+
+@st.composite
+def forms(draw: st.DrawFn) -> bytes:
+    """Nearly a multipart form: parts, headers, line ends and boundaries may be there, twice or not."""
+    form = draw(st.one_of(st.just(b""), st.binary(max_size=20), LINES))
+    for _ in range(draw(st.integers(0, 4))):
+        form += draw(st.sampled_from([b"--xyz", b"--xyz", b"--xyz", b"--xy", b"xyz", b"--xyz--"])) + draw(LINES)
+        for name, value in draw(HEADERS):
+            form += name + draw(st.sampled_from([b": ", b": ", b":", b""])) + value + b"\r\n"
+        form += draw(LINES) + draw(CONTENTS) + draw(LINES)
+    return form + draw(st.sampled_from([END, b"--xyz--", b"--xyz-", b"", END + b"epilogue", b"\r\n" + END]))
+
+
+@FUZZED
+@given(forms(), st.sampled_from([BOUNDARY, b"", b"xy", b"x" * 300, b"\r\n", b"\xff", b"-"]))
+def test_of_nearly_a_form_only_a_broken_upload_comes_out(form: bytes, boundary: bytes) -> None:
+    with suppress(BrokenUpload, UploadTooLarge):
+        for content in file_fields(form, boundary):
+            assert content in form
+
+
+@FUZZED
+@given(st.binary(max_size=300))
+def test_of_any_bytes_only_a_broken_upload_comes_out(form: bytes) -> None:
+    with suppress(BrokenUpload):
+        file_fields(form, BOUNDARY)
+    with suppress(BrokenUpload):
+        file_fields(PART + form + END, BOUNDARY)
+
+
+@FUZZED
+@given(
+    st.lists(st.tuples(st.sampled_from(["file", "other"]), st.binary(max_size=200)), max_size=6),
+    st.sampled_from([b"", b"preamble\r\n", b"\r\n"]),
+    st.sampled_from([b"", b"epilogue", b"\r\n--xyz\r\n"]),
+)
+def test_a_right_form_comes_apart_as_it_was_put_together(
+    fields: list[tuple[str, bytes]], preamble: bytes, epilogue: bytes
+) -> None:
+    form = b"".join(
+        b'--xyz\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n' % (name.encode(), content)
+        for name, content in fields
+    )
+    expected = [content for name, content in fields if name == "file"]
+    if any(b"\r\n--xyz" in b"\r\n" + content for _, content in fields):
+        return  # a boundary that is in a content is none
+    try:
+        assert file_fields(preamble + form + END + epilogue, BOUNDARY) == expected
+    except BrokenUpload:
+        assert not fields or preamble.strip()
+
+
+@FUZZED
+@given(
+    st.one_of(
+        st.binary(max_size=100),
+        st.lists(WORDS, max_size=8).map(lambda words: b"multipart/form-data; boundary" + b"".join(words)),
+    ),
+    DISPOSITIONS,
+)
+def test_of_any_header_only_a_broken_upload_comes_out(content_type: bytes, disposition: bytes) -> None:
+    with suppress(BrokenUpload):
+        boundary = boundary_of(content_type)
+        assert boundary is None or boundary
+        if boundary is not None:
+            with suppress(BrokenUpload):
+                file_fields(PART + END, boundary)
+    assert is_file(disposition) in (True, False)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from math import exp, isfinite
+from math import exp, isfinite, isnan
 from pathlib import Path
 from typing import TypedDict
 
@@ -82,11 +82,16 @@ class Classifier:
         return [odd / total for odd in odds]
 
     def answers(self, pixels: Pixels) -> list[Answer]:
-        """What is said of each of the N pictures. Of classes that tie, the first is named."""
+        """What is said of each of the N pictures. Of classes that tie, the first is named.
+
+        Raises CheckpointError where finite weights overflow, which they may on some pictures only.
+        """
         return [self._answer(self.probabilities(row)) for row in self._run(pixels).tolist()]
 
     def _answer(self, probabilities: list[float]) -> Answer:
         confidence = max(probabilities)
+        if isnan(confidence):  # one alone never is: they are all divided by their sum
+            raise CheckpointError(f"{self.model} holds weights that overflow on this picture.")
         index = probabilities.index(confidence)
         return {
             "class": CLASSES[index],

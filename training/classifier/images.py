@@ -13,10 +13,13 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from training.classifier.model import SIDE, Pixels
+from training.classifier.trim import TooManyParts, orientation, trim_gif, trim_jpeg, trim_png
 
 MAX_PIXELS = 16_000_000
 MAX_JPEG_PIXELS = 50_000_000  # a JPEG is decoded at a fraction of its size
-MAX_JPEG_SCANS = 64  # encoders write about ten; each takes another pass over all pixels
+MAX_JPEG_SCANS = 24  # encoders write about ten; each takes another pass over all pixels
+MAX_RLE_PIXELS = 1_000_000  # of a compressed BMP, which Pillow decodes in Python
+SMALL_BYTES = 8 * 2**10  # up to this size nothing can take long, and a picture is taken with all that is in it
 WORKING_SIDE = 8 * SIDE  # pixels; larger pictures are reduced to this before they are padded
 OPAQUE = 250  # alpha of 255 from which on nothing shows through that counts
 LIGHT = 128  # grey level from which on a ground is light
@@ -30,6 +33,17 @@ SIGNATURES: tuple[tuple[bytes, type[ImageFile]], ...] = (
     (b"GIF89a", GifImageFile),
     (b"BM", BmpImageFile),
 )
+TRIMS = {PngImageFile: trim_png, JpegImageFile: trim_jpeg, GifImageFile: trim_gif}
+RLE = (BmpImageFile.COMPRESSIONS["RLE8"], BmpImageFile.COMPRESSIONS["RLE4"])
+TURNS = {  # by EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 ACCEPTED = "PNG, JPEG, WebP, GIF, BMP"
 UNREADABLE = (  # what Pillow raises on a damaged picture
     ArithmeticError,
@@ -52,7 +66,7 @@ class PictureError(Exception):
 
     PictureError
       x BrokenPicture        an accepted signature that does not decode, or no bytes at all
-      x PictureTooLarge      more pixels than the limit
+      x PictureTooLarge      more pixels than the limit, or more parts
       x UnsupportedPicture   no accepted signature
     """
 
@@ -94,10 +108,13 @@ def open_picture(content: bytes, max_pixels: int = MAX_PIXELS, max_jpeg_pixels: 
     decoder = next((decoder for signature, decoder in SIGNATURES if content.startswith(signature)), None)
     if decoder is None or (decoder is WebPImageFile and content[8:12] != b"WEBP"):
         raise UnsupportedPicture(f"The file is not a picture of an accepted format: {ACCEPTED}.")
-    if decoder is JpegImageFile and (scans := content.count(START_OF_SCAN)) > MAX_JPEG_SCANS:
-        raise PictureTooLarge(f"The JPEG picture has {scans:,} scans, over the limit of {MAX_JPEG_SCANS}.")
     limit = max_jpeg_pixels if decoder is JpegImageFile else max_pixels
     try:
+        exif = b""
+        if len(content) > SMALL_BYTES and decoder in TRIMS:
+            content, exif = TRIMS[decoder](content)
+        if decoder is JpegImageFile and (scans := content.count(START_OF_SCAN)) > MAX_JPEG_SCANS:
+            raise PictureTooLarge(f"The JPEG picture has {scans:,} scans, over the limit of {MAX_JPEG_SCANS}.")
         if decoder is WebPImageFile:  # its decoder takes memory for the whole canvas as soon as it is opened
             check_size(webp_size(content), limit)
         picture = decoder(io.BytesIO(content))  # not Image.open: it would apply Pillow's own pixel limit first
@@ -105,8 +122,21 @@ def open_picture(content: bytes, max_pixels: int = MAX_PIXELS, max_jpeg_pixels: 
         raise BrokenPicture(f"The file begins like a {decoder.format} picture, but its header is damaged.") from error
     except Image.DecompressionBombError as error:  # a GIF frame that is larger than its canvas
         raise PictureTooLarge(f"The picture is over the limit of {limit:,} pixels.") from error
+    except TooManyParts as error:
+        raise PictureTooLarge(str(error)) from error
     check_size(picture.size, limit)
+    if exif:
+        picture.info["exif"] = exif
+    if decoder is BmpImageFile and picture.info["compression"] in RLE:
+        check_rle(picture)
     return picture
+
+
+def check_rle(picture: ImageFile) -> None:
+    """Bounds a compressed BMP, and what is read of it, to the two bytes a pixel and a row that any encoder needs."""
+    check_size(picture.size, MAX_RLE_PIXELS)
+    assert picture.fp is not None
+    picture.fp.truncate(picture.tile[0].offset + 2 * (picture.width + 2) * picture.height)
 
 
 def check_size(size: tuple[int, int], limit: int) -> None:
@@ -134,18 +164,19 @@ def adapt(picture: ImageFile) -> Image.Image:
     picture.draft("L", (WORKING_SIDE, WORKING_SIDE))  # JPEG alone: decodes at 1/2, 1/4 or 1/8, never below this size
     working = picture.convert("RGBA") if is_transparent(picture) else grey(picture)
     working.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.BOX)
-    garment, ground = on_ground(upright(working))
+    garment, ground = on_ground(upright(working, picture.info.get("exif", b"")))
     square = ImageOps.pad(garment, (max(garment.size),) * 2, color=ground)
     reduced = square.resize((SIDE, SIDE), Image.Resampling.BOX)
     return ImageOps.invert(reduced) if ground >= LIGHT else reduced
 
 
-def upright(picture: Image.Image) -> Image.Image:
+def upright(picture: Image.Image, exif: bytes) -> Image.Image:
     """Turned as its EXIF data says; of a picture whose EXIF data is damaged, the pixels still count."""
     try:
-        return ImageOps.exif_transpose(picture)
-    except UNREADABLE:
+        turn = TURNS.get(orientation(exif))
+    except struct.error:
         return picture
+    return picture if turn is None else picture.transpose(turn)
 
 
 def is_transparent(picture: Image.Image) -> bool:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.conftest import overflowing
 from training.classifier.checkpoint import Checkpoint, CheckpointError, load
 from training.classifier.classifier import DEVICES, Classifier, DeviceError, find_device
 from training.classifier.model import CLASSES, SIDE, ConvNet, Net
@@ -131,3 +132,11 @@ def test_a_device_that_is_not_there_is_named() -> None:
 def test_an_unknown_device_is_answered_with_those_there_are() -> None:
     with pytest.raises(DeviceError, match=rf"'tpu'.*{', '.join(DEVICES)}"):
         find_device("tpu")
+
+
+def test_a_picture_on_which_finite_weights_overflow_gets_no_answer() -> None:
+    classifier = Classifier(overflowing(), CPU)
+    classifier.smoke_test("x.pt")
+    noise = np.random.default_rng(0).integers(0, 256, (1, 1, SIDE, SIDE), dtype=np.uint8)
+    with pytest.raises(CheckpointError, match="overflow on this picture"):
+        classifier.answers(noise)

@@ -1,0 +1,117 @@
+"""Bombs and disguises against the running app with the limits that it ships with: refused or answered, quickly."""
+
+import io
+import resource
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+from service.settings import Settings
+from tests.service.conftest import SHOE, serving
+from tests.training.classifier.hostile import MOST, bmp_rle, exif, gif_around, jpeg_around, png_around, segment
+from tests.training.classifier.test_hostile_images import chunk, encode, jpeg, png
+
+SECONDS = 2.0  # each takes less than half of that alone on a slow core; the rest is for other work beside it
+MEBIBYTES = 500  # more than before, for all of them
+NO_PICTURE = (415, "The file is not a picture of an accepted format: PNG, JPEG, WebP, GIF, BMP.")
+BOMB = zlib.compress(bytes(2**20 - 8), 9)
+
+
+def gif_of_many_frames() -> bytes:
+    frame = b",\0\0\0\0\1\0\1\0\0\x02\x02\x44\x01\0"
+    return b"GIF89a\1\0\1\0\x80\0\0\0\0\0\xff\xff\xff" + frame * 10_000 + b";"
+
+
+def webp_of(side: int) -> bytes:
+    return encode(Image.new("L", (side, side)), "WEBP", lossless=True, method=0)
+
+
+def too_large(width: int, height: int, limit: int) -> tuple[int, str]:
+    return 413, f"The picture is {width}×{height} = {width * height:,} pixels, over the limit of {limit:,}."
+
+
+BOMBS: dict[str, tuple[Callable[[], bytes], tuple[int, str]]] = {
+    "a PNG of 19,000x19,000": (lambda: png(19_000, 19_000), too_large(19_000, 19_000, 16_000_000)),
+    "a WebP of 8,000x8,000": (lambda: webp_of(8_000), too_large(8_000, 8_000, 16_000_000)),
+    "a JPEG of 65,535x65,535": (lambda: jpeg(65_535, 65_535), too_large(65_535, 65_535, 50_000_000)),
+    "a compressed BMP of 4,000x4,000": (lambda: bmp_rle(4_000, 4_000, b""), too_large(4_000, 4_000, 1_000_000)),
+    "a GIF of 10,000 frames": (gif_of_many_frames, (200, "")),
+    "zTXt bombs": (lambda: png_around(chunk(b"zTXt", b"a\0\0" + BOMB)), (200, "")),
+    "iCCP bombs": (lambda: png_around(chunk(b"iCCP", b"a\0\0" + BOMB)), (200, "")),
+    "an eXIf bomb": (lambda: png_around(chunk(b"eXIf", exif(20_000, MOST // 3)), most=MOST // 2), (200, "")),
+    "an Exif bomb": (lambda: jpeg_around(segment(0xE1, b"Exif\0\0" + exif(5_000, 65_000)), most=200_000), (200, "")),
+    "tiny PNG chunks": (
+        lambda: png_around(chunk(b"abCd")),
+        (413, "The PNG picture has over 50,000 chunks, the limit."),
+    ),
+    "tiny JPEG segments": (
+        lambda: jpeg_around(segment(0xFE, b"")),
+        (413, "The JPEG picture has over 1,000 segments before its pixels, the limit."),
+    ),
+    "JPEG junk": (lambda: jpeg_around(b"\xff"), (200, "")),
+    "tiny GIF blocks": (
+        lambda: gif_around(b"\1a", before=b"!\xfe", after=b"\0"),
+        (413, "The GIF picture has over 100,000 blocks before its first frame, the limit."),
+    ),
+    "a polyglot that begins like HTML": (lambda: b"<html>" + SHOE.read_bytes(), NO_PICTURE),
+    "a polyglot that is a PNG and a ZIP": (lambda: SHOE.read_bytes() + b"PK\x05\x06" + bytes(18), (200, "")),
+    "a PNG that goes on as a script": (lambda: b"\x89PNG\r\n\x1a\n<script>", (400, "")),
+    "an SVG": (lambda: b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', NO_PICTURE),
+    "a FITS": (lambda: b"SIMPLE  =                    T".ljust(2880), NO_PICTURE),
+    "an EPS": (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) run", NO_PICTURE),
+    "a TIFF": (lambda: encode(Image.new("L", (28, 28)), "TIFF"), NO_PICTURE),
+    "an ICO": (lambda: encode(Image.new("L", (32, 32)), "ICO"), NO_PICTURE),
+    "a PDF": (lambda: b"%PDF-1.7\n" + bytes(100), NO_PICTURE),
+}
+
+
+@pytest.fixture(scope="module")
+def shipped(tiny_checkpoint: Path) -> Iterator[httpx.Client]:
+    with serving(Settings(model=tiny_checkpoint, max_wait_seconds=60)) as client:
+        yield client
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_is_told_quickly_what_it_is(shipped: httpx.Client, name: str) -> None:
+    make, (status, sentence) = BOMBS[name]
+    content = make()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    begin = time.process_time()  # of client and server
+    answer = shipped.post("/predict", files={"file": ("shoe.png", content, "image/png")})
+    assert time.process_time() - begin < SECONDS
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10 < MEBIBYTES
+    assert answer.status_code == status, answer.text
+    assert answer.json().get("detail", "").startswith(sentence)
+    assert shipped.get("/health").status_code == 200
+
+
+def test_a_form_that_names_a_path_of_its_own_gets_none(shipped: httpx.Client, tmp_path: Path) -> None:
+    for name in (str(tmp_path / "x.png"), "../../x.png", "C:\\x.png", "x\0.png", "a" * 1_000):
+        assert shipped.post("/predict", files={"file": (name, SHOE.read_bytes())}).status_code == 200
+    assert not list(tmp_path.iterdir())
+
+
+def test_headers_of_a_part_are_few(shipped: httpx.Client) -> None:
+    form = b'--x\r\nContent-Disposition: form-data; name="file"\r\n' + b"A: b\r\n" * 100 + b"\r\npicture\r\n--x--\r\n"
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    answer = shipped.post("/predict", content=form, headers=headers)
+    assert (answer.status_code, answer.json()) == (400, {"detail": "The multipart form is malformed."})
+
+
+def test_bytes_are_counted_before_anything_is_parsed(shipped: httpx.Client) -> None:
+    def endless() -> Iterator[bytes]:
+        yield b"--x\r\n"
+        for _ in range(200):
+            yield bytes(2**16)
+
+    for content_type in ("multipart/form-data; boundary=x", "image/png"):
+        answer = shipped.post("/predict", content=endless(), headers={"Content-Type": content_type})
+        assert answer.status_code == 413
+        assert answer.json()["detail"].endswith("the limit for pictures is 10,485,760.")
+    answer = shipped.post("/predict", files={"file": io.BytesIO(bytes(10 * 2**20 + 1))})
+    assert answer.json()["detail"] == "The picture has 10,485,761 bytes, over the limit of 10,485,760."

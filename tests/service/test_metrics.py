@@ -1,0 +1,149 @@
+"""What /metrics says, exactly, with one worker and with two."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.settings import Settings
+from tests.service.conftest import SHOE, poll, serving
+from tests.service.test_server import started
+
+PICTURE = SHOE.read_bytes()
+Counts = dict[str, float]
+
+
+def counts(client: httpx.Client) -> Counts:
+    """Every number of the page, by its name and its labels in the order of their names."""
+    page = client.get("/metrics")
+    assert page.headers["Content-Type"].startswith("text/plain")
+    return {
+        " ".join((sample.name, *(value for _, value in sorted(sample.labels.items())))): sample.value
+        for family in text_string_to_metric_families(page.text)
+        for sample in family.samples
+    }
+
+
+@pytest.fixture
+def fresh(settings: Settings) -> Iterator[httpx.Client]:
+    with serving(settings) as client:
+        yield client
+
+
+def test_every_request_and_picture_is_counted_once(fresh: httpx.Client) -> None:
+    loading = {name: value for name, value in counts(fresh).items() if name == "service_rejected_total NotReady"}
+    answers = [fresh.post("/predict", files={"file": PICTURE}).json() for _ in range(50)]
+    for content in (b"", b"text", bytes(300_000)):
+        fresh.post("/predict", files={"file": content})
+    fresh.post("/predict")
+    fresh.post("/predict/batch", files=[("file", PICTURE)] * 3 + [("file", b"text")])
+    fresh.get("/nothing")
+    fresh.get("/nothing/else")
+    got = counts(fresh)
+    assert {key: value for key, value in got.items() if key.startswith("service_requests_total /predict")} == {
+        "service_requests_total /predict 200": 50,
+        "service_requests_total /predict 400": 1,
+        "service_requests_total /predict 413": 1,
+        "service_requests_total /predict 415": 1,
+        "service_requests_total /predict 422": 1,
+        "service_requests_total /predict/batch 200": 1,
+    }
+    assert got["service_requests_total other 404"] == 2
+    assert got["service_request_seconds_count /predict"] == got["service_request_seconds_bucket +Inf /predict"] == 54
+    assert {key: value for key, value in got.items() if key.startswith("service_rejected_total")} == {
+        **loading,
+        "service_rejected_total BrokenPicture": 1,
+        "service_rejected_total MissingFile": 1,
+        "service_rejected_total UnsupportedPicture": 2,
+        "service_rejected_total UploadTooLarge": 1,
+    }
+    for name in ("queue", "decode"):
+        assert got[f"service_{name}_seconds_count"] == got[f"service_{name}_seconds_bucket +Inf"] == 53
+        assert got[f"service_{name}_seconds_sum"] >= 0
+    assert got["service_batch_pictures_sum"] == 53
+    assert got["service_inference_seconds_count"] == got["service_batch_pictures_count"] >= 51
+    assert got[f"service_predictions_total {answers[0]['class']}"] == 53
+    assert sum(value for key, value in got.items() if key.startswith("service_predictions_total")) == 53
+    assert got["service_confidence_total"] == pytest.approx(53 * answers[0]["confidence"], abs=1e-3)
+    assert got["service_waiting"] == 0
+    assert got["service_model_refusals_total"] == 0
+    assert got[f"service_model {answers[0]['model']}"] == 1
+    assert 0 < got["service_model_load_seconds"] < 60
+    assert got["service_model_loaded_timestamp_seconds"] > 1.7e9
+
+
+def test_the_page_itself_is_counted_the_next_time(fresh: httpx.Client) -> None:
+    for i in range(3):
+        assert counts(fresh).get("service_requests_total /metrics 200", 0) == i
+
+
+def test_a_checkpoint_that_is_refused_is_counted(tmp_path: Path) -> None:
+    with serving(Settings(model=tmp_path / "gone.pt")) as client:
+        client.post("/predict", files={"file": PICTURE})
+        got = counts(client)
+    assert got["service_model_refusals_total"] == 1
+    assert got["service_rejected_total NotReady"] == 1 + got["service_requests_total /health 503"]
+    assert got["service_requests_total /predict 503"] == 1
+
+
+def test_unauthorized_requests_are_counted(settings: Settings) -> None:
+    locked = Settings(**settings.model_dump() | {"api_key": "swordfish"})
+    with serving(locked) as client:
+        client.post("/predict")
+        client.headers["Authorization"] = "Bearer swordfish"
+        got = counts(client)
+    assert got["service_rejected_total Unauthorized"] == got["service_requests_total /predict 401"] == 1
+
+
+def workers(supervisor: int) -> set[int]:
+    """The supervisor's processes, other than the one that tracks resources."""
+    children = map(int, Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split())
+    return {pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two workers need two cores")
+def test_either_worker_tells_the_sum_and_what_a_killed_one_counted_is_kept(tiny_checkpoint: Path) -> None:
+    asked = 75  # not a multiple of what is counted at once
+
+    def told() -> float:
+        """By whichever worker takes a new connection."""
+        with httpx.Client(base_url=base_url, timeout=20) as client:
+            return counts(client).get("service_requests_total /predict 200", 0)
+
+    def until_all_is_told() -> None:
+        in_a_row = 0  # a worker that has just begun is as right as any
+        for _ in poll(60):
+            try:
+                in_a_row = in_a_row + 1 if told() == asked else 0
+            except httpx.TransportError:
+                in_a_row = 0
+            if in_a_row == 10:
+                return
+
+    with started("--model", str(tiny_checkpoint), "--workers", "2", SERVICE_DRAIN_SECONDS="0") as (process, client):
+        base_url = client.base_url
+        try:
+            for _ in poll(60):
+                if len(workers(process.pid)) == 2:
+                    break
+            for _ in range(asked):
+                with httpx.Client(base_url=base_url, timeout=20) as each:
+                    assert each.post("/predict", files={"file": PICTURE}).status_code == 200
+            until_all_is_told()
+            before = workers(process.pid)
+            for pid in before:
+                os.kill(pid, signal.SIGKILL)
+            for _ in poll(60):
+                if len(workers(process.pid) - before) == 2:
+                    break
+            until_all_is_told()
+            with httpx.Client(base_url=base_url, timeout=20) as other:
+                got = counts(other)
+        finally:
+            process.terminate()
+            process.wait()
+    assert sum(value for key, value in got.items() if key.startswith("service_predictions_total")) == asked
