@@ -5,15 +5,18 @@ By itself uvicorn limits only the pause between two requests of a connection.
 
 import asyncio
 import json
+import socket
+import struct
 from http import HTTPStatus
 from math import inf
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-MAX_HEAD_BYTES = 64 * 2**10  # 64 KiB: of a request's first line and headers together
+MAX_HEAD_BYTES = 64 * 2**10  # 64 KiB: of a request's first line and headers together, and of what follows its body
 CHECKS = 4  # in the time that a client has
 REQUEST_SECONDS = "request_seconds"  # in the lifespan's state: the time that a client has
 TASKS = "tasks"  # in a request's state: the set of all that are being answered
+NO_LINGER = struct.pack("ii", 1, 0)  # on and 0 s (socket(7)): the kernel, too, forgets what is left to send
 
 
 class PunctualProtocol(HttpToolsProtocol):
@@ -24,7 +27,7 @@ class PunctualProtocol(HttpToolsProtocol):
         self.seconds: float = self.app_state[REQUEST_SECONDS]
         self.app_state[TASKS] = self.tasks
         self.waiting_since = self.loop.time()  # for the rest of a request; inf: for none
-        self.blocked = False  # by a client that does not read
+        self.blocked_since = inf  # by a client that does not read
         self.head_bytes = 0
         self.watch = self.loop.call_later(self.seconds / CHECKS, self.check)
 
@@ -44,32 +47,38 @@ class PunctualProtocol(HttpToolsProtocol):
         self.waiting_since = self.loop.time()
         self.head_bytes = 0
 
-    def on_headers_complete(self) -> None:
-        super().on_headers_complete()
-        self.head_bytes = -(2**62)  # what follows is the body, which the app limits
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        self.head_bytes = 0  # the app limits the body; what may follow are headers again
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self.waiting_since = inf
 
+    def send_400_response(self, msg: str) -> None:
+        self.refuse(HTTPStatus.BAD_REQUEST, "This is no HTTP request.")
+
     def check(self) -> None:
         """Now and then: ends the connection if its client has taken too long."""
+        self.watch = self.loop.call_later(self.seconds / CHECKS, self.check)
         now = self.loop.time()
         idle = self.cycle is None or self.cycle.response_complete
         if self.waiting_since == inf and idle and self.timeout_keep_alive_task is None:
             self.waiting_since = now  # for a request that has begun with empty lines
-        if now - self.waiting_since >= self.seconds:
+        if now - self.waiting_since >= self.seconds and not self.transport.is_closing():
             self.refuse(HTTPStatus.REQUEST_TIMEOUT, f"The request was not complete within {self.seconds:g} s.")
-            return
-        was_blocked, self.blocked = self.blocked, self.transport.get_write_buffer_size() > 0
-        if was_blocked and self.blocked:
+        if not self.transport.get_write_buffer_size():
+            self.blocked_since = inf
+        elif self.blocked_since == inf:
+            self.blocked_since = now
+        elif now - self.blocked_since >= self.seconds:
+            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
             self.transport.abort()
-            return
-        self.watch = self.loop.call_later(self.seconds / CHECKS, self.check)
 
     def refuse(self, status: HTTPStatus, sentence: str) -> None:
-        """Says why, as long as no answer has begun, and ends the connection."""
-        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+        """Says why, unless this request has its answer or another's is under way, and ends the connection."""
+        last = self.cycle
+        if last is None or not last.response_started or (last.response_complete and last.scope is not self.scope):
             content = json.dumps({"detail": sentence}).encode()
             head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(content)
             self.transport.write(STATUS_LINE[status] + head + content)

@@ -1,6 +1,10 @@
-"""A real server in a thread, spoken to over a real socket."""
+"""A real server, in a thread or in a process of its own, spoken to over a real socket."""
 
 import io
+import os
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +22,8 @@ from service.settings import Settings
 SHOE = Path(__file__).parents[2] / "shoe.png"
 DEADLINE_SECONDS = 20.0
 POLL_SECONDS = 0.02
+
+Service = subprocess.Popen[str]
 
 
 def poll(seconds: float = DEADLINE_SECONDS) -> Iterator[None]:
@@ -48,6 +54,38 @@ def serving(settings: Settings) -> Iterator[httpx.Client]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
+@contextmanager
+def started(*flags: str, **environment: str) -> Iterator[tuple[Service, httpx.Client]]:
+    """`python -m service` with these flags and variables, and a client of it, once it listens."""
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service", "--port", str(port), *flags],
+        env={**os.environ, **environment},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_SECONDS) as client:
+            for _ in poll(60):
+                assert process.poll() is None
+                try:
+                    if "being loaded" not in client.get("/health").text:
+                        break
+                except httpx.TransportError:
+                    continue
+            yield process, client
+    finally:
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,7 @@ import pytest
 
 from service import logs
 from service.logs import FIELDS, JsonLines, PlainLines
-from tests.service.conftest import SHOE, poll
-from tests.service.test_server import started
+from tests.service.conftest import SHOE, poll, started
 
 SECRETS = ("holiday", "127.0.0.1", "Mozilla", "swordfish", "localhost")
 

@@ -10,8 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.settings import Settings
-from tests.service.conftest import SHOE, poll, serving
-from tests.service.test_server import started
+from tests.service.conftest import SHOE, poll, serving, started
 
 PICTURE = SHOE.read_bytes()
 Counts = dict[str, float]

@@ -11,8 +11,7 @@ import httpx
 import pytest
 
 from service.metrics import Metrics
-from tests.service.conftest import DEADLINE_SECONDS, SHOE, poll
-from tests.service.test_server import Service, free_port, started
+from tests.service.conftest import DEADLINE_SECONDS, SHOE, Service, free_port, poll, started
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 GOOD, BAD = 45, 8  # requests; no multiples of what a worker counts at once

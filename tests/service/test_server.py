@@ -3,62 +3,24 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 import pytest
 
 from service.__main__ import main
 from service.server import available_cores, within_cores
 from service.settings import Settings
-from tests.service.conftest import DEADLINE_SECONDS, SHOE, poll
-
-Service = subprocess.Popen[str]
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
-
-
-@contextmanager
-def started(*flags: str, **environment: str) -> Iterator[tuple[Service, httpx.Client]]:
-    """`python -m service` with these flags and variables, and a client of it, once it listens."""
-    port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "service", "--port", str(port), *flags],
-        env={**os.environ, **environment},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_SECONDS) as client:
-            for _ in poll(60):
-                assert process.poll() is None
-                try:
-                    if "being loaded" not in client.get("/health").text:
-                        break
-                except httpx.TransportError:
-                    continue
-            yield process, client
-    finally:
-        process.kill()
-        process.communicate()
+from tests.service.conftest import DEADLINE_SECONDS, SHOE, started
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
-def test_it_serves_until_it_is_told_to_stop(tiny_checkpoint: Path, workers: str, ending: signal.Signals) -> None:
+def test_ctrl_c_ends_it_without_a_drain(tiny_checkpoint: Path, workers: str) -> None:
     flags = ("--model", str(tiny_checkpoint), "--workers", workers)
-    with started(*flags) as (process, client):
+    with started(*flags, SERVICE_DRAIN_SECONDS="600") as (process, client):
         assert client.post("/predict", files={"file": SHOE.read_bytes()}).status_code == 200
         client.close()
-        process.send_signal(ending)
-        assert process.wait(DEADLINE_SECONDS) == (130 if ending == signal.SIGINT else 0)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(DEADLINE_SECONDS) == 130
 
 
 def test_the_environment_names_the_model(tmp_path: Path) -> None:
