@@ -119,7 +119,7 @@ def test_endless_headers_end(connection: socket.socket, begun: bytes, line: byte
     sent = 0
     try:
         connection.sendall(begun + b"x: ")
-        for sent in range(0, 100 * MAX_HEAD_BYTES, 65 * len(line)):
+        for _ in range(0, 100 * MAX_HEAD_BYTES, 65 * len(line)):
             connection.sendall(65 * line)
     except ConnectionError:
         pass
