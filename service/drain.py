@@ -40,8 +40,8 @@ class Drain:
         self._told += 1
         self.active = True
         if self._told > 1:
-            self._uvicorn(number, frame)
-            self._uvicorn(signal.SIGINT, frame)  # which uvicorn takes, once it ends, for "at once"
+            for each in (signal.SIGINT, signal.SIGINT, number):  # to uvicorn the second SIGINT means "at once"
+                self._uvicorn(each, frame)  # and the last of all decides the exit code
         elif number == signal.SIGTERM and self.seconds:
             self._loop.call_soon_threadsafe(self._drain)
         else:
