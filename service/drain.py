@@ -2,14 +2,12 @@
 
 import asyncio
 import logging
-import os
 import signal
 import threading
 from types import FrameType
 from typing import Any
 
 FINISH = signal.SIGUSR1 if hasattr(signal, "SIGUSR1") else signal.SIGINT  # what the supervisor sends instead of SIGINT
-WATCH_SECONDS = 1.0  # between two looks for the supervisor
 
 logger = logging.getLogger(__name__)
 
@@ -37,21 +35,13 @@ class Drain:
         signal.signal(signal.SIGINT, signal.SIG_IGN if self.supervised else self._tell)
         if self.supervised:
             signal.signal(FINISH, self._tell)
-            self._watch(os.getppid())
-
-    def _watch(self, supervisor: int) -> None:
-        """Ends this worker if its supervisor was killed: nobody else would."""
-        if os.getppid() == supervisor:
-            self._loop.call_later(WATCH_SECONDS, self._watch, supervisor)
-        else:
-            self._uvicorn(signal.SIGTERM, None)
 
     def _tell(self, number: int, frame: FrameType | None) -> None:
         self._told += 1
         self.active = True
         if self._told > 1:
-            self._uvicorn(number, frame)
-            self._uvicorn(signal.SIGINT, frame)  # which uvicorn takes, once it ends, for "at once"
+            for each in (signal.SIGINT, signal.SIGINT, number):  # to uvicorn the second SIGINT means "at once"
+                self._uvicorn(each, frame)  # and the last of all decides the exit code
         elif number == signal.SIGTERM and self.seconds:
             self._loop.call_soon_threadsafe(self._drain)
         else:

@@ -1,14 +1,19 @@
 """Runs the app under uvicorn: one process, or several that share the port."""
 
 import logging
+import multiprocessing
 import os
 import signal
 import sys
 import tempfile
+import threading
 import warnings
 from contextlib import suppress
 from math import ceil
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from socket import socket
+from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -22,6 +27,7 @@ from service.settings import PREFIX, Settings, load_settings
 
 INTERRUPTED = 130  # exit code, as a shell reports SIGINT
 UVICORN_FAILED = 3  # exit code
+HANGING_SECONDS = 60  # until a worker that does not answer its supervisor is replaced; it may have to start first
 BACKLOG = 2048  # connections that the kernel keeps until they are accepted
 
 logger = logging.getLogger(__name__)
@@ -31,7 +37,15 @@ def application() -> ASGIApp:
     """The app with its settings from the environment, as each worker makes it."""
     warnings.filterwarnings("ignore", module="PIL")  # each is kept, and an upload can cause 65,000 different ones
     metrics.forget_dead_workers()
+    if supervisor := multiprocessing.parent_process():
+        threading.Thread(target=end_with, args=(supervisor,), daemon=True).start()
     return create_app(load_settings())
+
+
+def end_with(supervisor: BaseProcess) -> None:
+    """Ends this worker once its supervisor is gone, however that came: nobody could end it, and it has the port."""
+    supervisor.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def serve(settings: Settings, flags: dict[str, str]) -> int:
@@ -52,6 +66,7 @@ def serve(settings: Settings, flags: dict[str, str]) -> int:
         server_header=False,
         proxy_headers=False,
         backlog=BACKLOG,
+        timeout_worker_healthcheck=HANGING_SECONDS,
     )
     if not settings.api_key:
         logger.warning("SERVICE_API_KEY is not set: whoever reaches this port may ask.")
@@ -81,27 +96,38 @@ def serve_together(config: uvicorn.Config) -> int:
 
 
 class Supervisor(Multiprocess):
-    """uvicorn's, which waits for its workers' drain, spares them it on SIGINT, and ends them on a second signal."""
+    """uvicorn's, which tells its workers of the end at once, waits for their drain, and ends them on a second signal.
 
-    interrupted = False
+    On SIGINT it spares them the drain. uvicorn's own looks for signals twice a second.
+    """
 
-    def handle_int(self) -> None:
-        self.interrupted = True
-        super().handle_int()
+    def __init__(self, config: uvicorn.Config, sockets: list[socket]) -> None:
+        super().__init__(config, sockets)
+        self.interrupted = False
+        self._told: set[int | None] = set()  # workers, by their pids
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._tell)
+
+    def _tell(self, number: int, frame: FrameType | None) -> None:
+        self.interrupted |= number == signal.SIGINT
+        if self._told:
+            for process in self.processes:
+                process.process.kill()
+        self.signal_queue.append(number)
+        self.terminate_all()
 
     def terminate_all(self) -> None:
         for process in self.processes:
-            if process.pid:
+            if process.pid and process.pid not in self._told:
+                self._told.add(process.pid)
                 with suppress(ProcessLookupError):
                     os.kill(process.pid, FINISH if self.interrupted else signal.SIGTERM)
 
     def join_all(self) -> None:
+        for listener in self.sockets:
+            listener.close()  # the workers have it, too, until they stop to listen
         for process in self.processes:
-            while process.process.is_alive():
-                process.process.join(0.1)
-                if self.signal_queue:
-                    for each in self.processes:
-                        each.kill()
+            process.process.join()
 
 
 def within_cores(settings: Settings, cores: int) -> Settings:
