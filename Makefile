@@ -13,13 +13,14 @@ python = .venv/bin/python
 pip = $(python) -m pip --disable-pip-version-check
 index_answers = $(python) -c 'import urllib.request; urllib.request.urlopen("$(TORCH_CPU_INDEX)/torch/", timeout=5)'
 
-.PHONY: help setup serve train test lint requirements clean
+.PHONY: help setup serve train test soak lint requirements clean
 
 help:
 	@echo 'make setup                                   .venv with all that the project needs'
 	@echo 'make serve [HOST=…] [PORT=…] [WORKERS=…]     models/model_scratch.pt over HTTP'
 	@echo 'make train [RECIPE=…]                        a new models/model_scratch.pt'
 	@echo 'make test                                    the tests that need no root, no network, no Docker, no Prometheus'
+	@echo 'make soak                                    the service under load and faults, ten minutes; needs Linux, two cores'
 	@echo 'make lint                                    ruff and mypy'
 	@echo 'make requirements                            the newest versions for the images, with their hashes; needs uv'
 	@echo 'make clean                                   removes .venv and the caches'
@@ -35,6 +36,9 @@ train: setup
 
 test: setup
 	$(python) -m pytest -m "not data and not container and not prometheus"
+
+soak: setup
+	for each in overload idle_connections reloads mutated_uploads; do $(python) -m tests.soak.$$each || exit; done
 
 lint: setup
 	$(python) -m ruff format --check .

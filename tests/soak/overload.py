@@ -3,6 +3,7 @@
 import json
 import sys
 from statistics import median
+from typing import Any
 
 from tests.soak.load import SHOE, pressed, service, upload
 
@@ -20,7 +21,7 @@ def main() -> int:
         after = pressed(lambda: request, WAITING, AFTER_SECONDS)
     begin = min(answer.ended for answer in after.answers)
     late = [answer.took for answer in after.answers if answer.ended > begin + RECOVERY_SECONDS]
-    found = {
+    found: dict[str, Any] = {
         "capacity_per_second": capacity.statuses().get(200, 0) / CAPACITY_SECONDS,
         "capacity_p99_ms": 1e3 * capacity.quantile(0.99),
         "overload_statuses": overload.statuses(),
