@@ -24,7 +24,7 @@ from training.classifier.classifier import Answer
 from training.classifier.model import Pixels
 
 QUICK_BYTES, QUICK_PIXELS = 8 * 2**10, 64 * 2**10  # of a picture that decodes quickly
-DECODERS = 2  # threads for the others; each may need 100 MB for a while
+DECODERS = 2  # threads for the others; a progressive JPEG of 50 megapixels needs 290 MB in one
 
 
 class Overloaded(Unavailable):
