@@ -3,7 +3,6 @@
 import json
 import os
 import resource
-import shutil
 import subprocess
 import sys
 import time
@@ -52,9 +51,9 @@ def running(*flags: str, cores: list[int] = SERVICE_CORES, **environment: str) -
     """The service with these flags and variables on `cores`, once it has its model. Its log goes nowhere."""
     os.sched_setaffinity(0, CLIENT_CORES)
     port = free_port()
+    pinned = ["taskset", "-c", ",".join(map(str, cores))]
     process = subprocess.Popen(
-        [shutil.which("taskset") or "taskset", "-c", ",".join(map(str, cores))]
-        + [sys.executable, "-m", "service", "--port", str(port), *flags],
+        [*pinned, sys.executable, "-m", "service", "--port", str(port), *flags],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "SERVICE_ACCESS_LOG": "0", **environment},
         stdout=subprocess.DEVNULL,
