@@ -62,7 +62,7 @@ class Batcher:
         """Raises Unavailable if one more picture would not be let in."""
         _ = self.reloader.model
         if self._inside >= self.settings.max_waiting:
-            raise Overloaded(f"{self._inside} pictures wait already, the limit; try again later.")
+            raise Overloaded(f"{self.settings.max_waiting} pictures wait already, the limit; try again later.")
 
     async def predict(self, content: bytes, alone: bool = False) -> Answer:
         """The answer for one encoded picture that `check` has let in; `alone`: there is no other request.

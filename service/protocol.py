@@ -15,6 +15,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 MAX_HEAD_BYTES = 64 * 2**10  # 64 KiB: of a request's first line and headers together, and of what follows its body
 CHECKS = 4  # in the time that a client has
 REQUEST_SECONDS = "request_seconds"  # in the lifespan's state: the time that a client has
+OVERLOADED = "overloaded"  # in a request's state: whether it was refused for that
+PAUSE_SECONDS = 0.015  # about what it takes to answer a queue of small pictures
 TASKS = "tasks"  # in a request's state: the set of all that are being answered
 NO_LINGER = struct.pack("ii", 1, 0)  # on and 0 s (socket(7)): the kernel, too, forgets what is left to send
 
@@ -54,6 +56,17 @@ class PunctualProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self.waiting_since = inf
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle.scope["state"].get(OVERLOADED) and not self.transport.is_closing():
+            # Whoever asks again at once, Retry-After or not, waits unread: refusing all the time would delay the others.
+            self.flow.pause_reading()
+            self.loop.call_later(PAUSE_SECONDS, self.read_on)
+
+    def read_on(self) -> None:
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
 
     def send_400_response(self, msg: str) -> None:
         self.refuse(HTTPStatus.BAD_REQUEST, "This is no HTTP request.")

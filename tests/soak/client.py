@@ -105,9 +105,3 @@ async def press(
         connection.close()
 
     await asyncio.gather(*(ask() for _ in range(connections)))
-
-
-def for_seconds(message: bytes, seconds: float) -> Callable[[], bytes | None]:
-    """The same message until the time is over."""
-    end = time.perf_counter() + seconds
-    return lambda: message if time.perf_counter() < end else None
