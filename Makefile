@@ -9,17 +9,20 @@ PORT =
 WORKERS =
 RECIPE =
 
+SOAK = overload idle_connections reloads mutated_uploads
+
 python = .venv/bin/python
 pip = $(python) -m pip --disable-pip-version-check
 index_answers = $(python) -c 'import urllib.request; urllib.request.urlopen("$(TORCH_CPU_INDEX)/torch/", timeout=5)'
 
-.PHONY: help setup serve train test lint clean
+.PHONY: help setup serve train test soak lint clean
 
 help:
 	@echo 'make setup                                   .venv with all that the project needs'
 	@echo 'make serve [HOST=…] [PORT=…] [WORKERS=…]     models/model_scratch.pt over HTTP'
 	@echo 'make train [RECIPE=…]                        a new models/model_scratch.pt'
 	@echo 'make test                                    the tests that need no root, no network and no Docker'
+	@echo 'make soak                                    the service under overload, rude clients, reloads, damaged uploads'
 	@echo 'make lint                                    ruff and mypy'
 	@echo 'make clean                                   removes .venv and the caches'
 	@echo 'PYTHON=python3.12 makes .venv with that Python.'
@@ -34,6 +37,10 @@ train: setup
 
 test: setup
 	$(python) -m pytest -m "not data and not container"
+
+soak: setup
+	@failed=; for name in $(SOAK); do echo "== $$name"; $(python) -m tests.soak.$$name || failed="$$failed $$name"; done; \
+	test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 
 lint: setup
 	$(python) -m ruff format --check .

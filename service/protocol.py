@@ -13,6 +13,7 @@ from math import inf
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 MAX_HEAD_BYTES = 64 * 2**10  # 64 KiB: of a request's first line and headers together, and of what follows its body
+MAX_AHEAD = 8  # requests of a connection that wait for the answer to another of its own
 CHECKS = 4  # in the time that a client has
 REQUEST_SECONDS = "request_seconds"  # in the lifespan's state: the time that a client has
 OVERLOADED = "overloaded"  # in a request's state: whether it was refused for that
@@ -49,6 +50,11 @@ class PunctualProtocol(HttpToolsProtocol):
         self.waiting_since = self.loop.time()
         self.head_bytes = 0
 
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        if len(self.pipeline) > MAX_AHEAD:  # thousands fit in what is read at once, and all others would wait for them
+            raise ValueError(f"over {MAX_AHEAD} requests ahead of their answers")  # to the parser, a wrong request
+
     def on_body(self, body: bytes) -> None:
         super().on_body(body)
         self.head_bytes = 0  # the app limits the body; what may follow are headers again
@@ -60,7 +66,7 @@ class PunctualProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self.cycle.scope["state"].get(OVERLOADED) and not self.transport.is_closing():
-            # Whoever asks again at once, Retry-After or not, waits unread: refusing all the time would delay the others.
+            # Whoever asks again at once, whatever Retry-After says, waits unread: each refusal delays the others.
             self.flow.pause_reading()
             self.loop.call_later(PAUSE_SECONDS, self.read_on)
 
