@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope
 from service import uploads
 from service.batcher import Batcher, Overloaded
 from service.drain import Drain
+from service.memory import tidy
 from service.metrics import CONTENT_TYPE, Metrics
 from service.middleware import Middleware
 from service.protocol import OVERLOADED, REQUEST_SECONDS, TASKS
@@ -77,9 +78,10 @@ def create_app(settings: Settings) -> ASGIApp:
         loading = asyncio.create_task(reloader.load())
         if settings.workers > 1:
             await loading  # the others answer meanwhile
-        watching = asyncio.create_task(reloader.watch())
+        background = [asyncio.create_task(reloader.watch()), asyncio.create_task(tidy(batcher.inside))]
         yield {REQUEST_SECONDS: settings.request_seconds}
-        watching.cancel()
+        for task in background:
+            task.cancel()
         await loading
         reloader.close()
         batcher.close()

@@ -58,6 +58,10 @@ class Batcher:
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
         self._network = ThreadPoolExecutor(1, thread_name_prefix="network")
 
+    def inside(self) -> int:
+        """Pictures that wait or are worked on."""
+        return self._inside
+
     def check(self) -> None:
         """Raises Unavailable if one more picture would not be let in."""
         _ = self.reloader.model
