@@ -9,6 +9,7 @@ PORT =
 WORKERS =
 RECIPE =
 
+SOAK = overload idle_connections reloads mutated_uploads
 python = .venv/bin/python
 pip = $(python) -m pip --disable-pip-version-check
 index_answers = $(python) -c 'import urllib.request; urllib.request.urlopen("$(TORCH_CPU_INDEX)/torch/", timeout=5)'
@@ -38,7 +39,8 @@ test: setup
 	$(python) -m pytest -m "not data and not container and not prometheus"
 
 soak: setup
-	for each in overload idle_connections reloads mutated_uploads; do $(python) -m tests.soak.$$each || exit; done
+	@failed=; for name in $(SOAK); do echo "== $$name"; $(python) -m tests.soak.$$name || failed="$$failed $$name"; done; \
+	test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 
 lint: setup
 	$(python) -m ruff format --check .

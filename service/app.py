@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -16,11 +17,12 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope
 
 from service import uploads
-from service.batcher import Batcher
+from service.batcher import Batcher, Overloaded
 from service.drain import Drain
+from service.memory import tidy
 from service.metrics import CONTENT_TYPE, Metrics
 from service.middleware import Middleware
-from service.protocol import REQUEST_SECONDS, TASKS
+from service.protocol import OVERLOADED, REQUEST_SECONDS, TASKS
 from service.reload import NotReady, Reloader, Unavailable
 from service.schemas import (
     BATCH_PROBLEMS,
@@ -75,9 +77,10 @@ def create_app(settings: Settings) -> ASGIApp:
         loading = asyncio.create_task(reloader.load())
         if settings.workers > 1:
             await loading  # the others answer meanwhile
-        watching = asyncio.create_task(reloader.watch())
+        background = [asyncio.create_task(reloader.watch()), asyncio.create_task(tidy(batcher.inside))]
         yield {REQUEST_SECONDS: settings.request_seconds}
-        watching.cancel()
+        for task in background:
+            task.cancel()
         await loading
         reloader.close()
         batcher.close()
@@ -110,8 +113,9 @@ def create_app(settings: Settings) -> ASGIApp:
             alone = len(scope["state"].get(TASKS, ())) == 1
             return to_json(await batcher.predict(content, alone))
         except REFUSALS as error:
+            scope["state"][OVERLOADED] = isinstance(error, Overloaded)
             return refuse(error)
-        except Exception:
+        except Exception:  # FastAPI's own net is not under this way
             logger.exception(UNFORESEEN)
             return internal()
 
@@ -180,8 +184,13 @@ def status_of(error: Exception) -> int:
 def refusal(error: Exception) -> Response:
     """The error's own sentence, written for clients, with the status that STATUS gives its class."""
     status = status_of(error)
-    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status == 503 else None
-    return JSONResponse({"detail": str(error)}, status, headers)
+    return unavailable(str(error)) if status == 503 else JSONResponse({"detail": str(error)}, status)
+
+
+@lru_cache(maxsize=16)
+def unavailable(sentence: str) -> Response:
+    """Made once: under overload most answers are this one, and what it costs delays the others."""
+    return JSONResponse({"detail": sentence}, 503, {"Retry-After": str(RETRY_AFTER_SECONDS)})
 
 
 async def refuse_http(request: Request, error: Exception) -> Response:

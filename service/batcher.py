@@ -58,11 +58,15 @@ class Batcher:
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
         self._network = ThreadPoolExecutor(1, thread_name_prefix="network")
 
+    def inside(self) -> int:
+        """Pictures that wait or are worked on."""
+        return self._inside
+
     def check(self) -> None:
         """Raises Unavailable if one more picture would not be let in."""
         _ = self.reloader.model
         if self._inside >= self.settings.max_waiting:
-            raise Overloaded(f"{self._inside} pictures wait already, the limit; try again later.")
+            raise Overloaded(f"{self.settings.max_waiting} pictures wait already, the limit; try again later.")
 
     async def predict(self, content: bytes, alone: bool = False) -> Answer:
         """The answer for one encoded picture that `check` has let in; `alone`: there is no other request.

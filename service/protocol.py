@@ -13,8 +13,11 @@ from math import inf
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 MAX_HEAD_BYTES = 64 * 2**10  # 64 KiB: of a request's first line and headers together, and of what follows its body
+MAX_AHEAD = 8  # requests of a connection that wait for the answer to another of its own
 CHECKS = 4  # in the time that a client has
 REQUEST_SECONDS = "request_seconds"  # in the lifespan's state: the time that a client has
+OVERLOADED = "overloaded"  # in a request's state: whether it was refused for that
+PAUSE_SECONDS = 0.015  # about what it takes to answer a queue of small pictures
 TASKS = "tasks"  # in a request's state: the set of all that are being answered
 NO_LINGER = struct.pack("ii", 1, 0)  # on and 0 s (socket(7)): the kernel, too, forgets what is left to send
 
@@ -47,6 +50,11 @@ class PunctualProtocol(HttpToolsProtocol):
         self.waiting_since = self.loop.time()
         self.head_bytes = 0
 
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        if len(self.pipeline) > MAX_AHEAD:  # thousands fit in what is read at once, and all others would wait for them
+            raise ValueError(f"over {MAX_AHEAD} requests ahead of their answers")  # to the parser, a wrong request
+
     def on_body(self, body: bytes) -> None:
         super().on_body(body)
         self.head_bytes = 0  # the app limits the body; what may follow are headers again
@@ -54,6 +62,17 @@ class PunctualProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self.waiting_since = inf
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle.scope["state"].get(OVERLOADED) and not self.transport.is_closing():
+            # Whoever asks again at once, whatever Retry-After says, waits unread: each refusal delays the others.
+            self.flow.pause_reading()
+            self.loop.call_later(PAUSE_SECONDS, self.read_on)
+
+    def read_on(self) -> None:
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
 
     def send_400_response(self, msg: str) -> None:
         self.refuse(HTTPStatus.BAD_REQUEST, "This is no HTTP request.")

@@ -11,7 +11,7 @@ from itertools import chain, repeat
 import httpx
 import pytest
 
-from service.protocol import MAX_HEAD_BYTES
+from service.protocol import MAX_AHEAD, MAX_HEAD_BYTES
 from service.settings import Settings
 from tests.service.conftest import DEADLINE_SECONDS, SHOE, poll, serving
 
@@ -144,6 +144,17 @@ def test_a_client_that_leaves_half_way_is_let_go(connection: socket.socket) -> N
 def test_a_body_that_is_longer_than_announced_is_told_in_a_sentence(connection: socket.socket) -> None:
     connection.sendall(HEAD + LENGTH % 100 + PICTURE)
     assert refusal(everything(connection)) == (400, "This is no HTTP request.")
+
+
+def test_too_many_requests_ahead_of_their_answers_end_the_connection(connection: socket.socket) -> None:
+    request = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+    connection.sendall((1 + MAX_AHEAD) * request)
+    answers = b""
+    while answers.count(b"alive") <= MAX_AHEAD:
+        answers += connection.recv(65_536)
+    assert answers.count(b"HTTP/1.1 200") == 1 + MAX_AHEAD
+    connection.sendall(1000 * request)
+    assert everything(connection).count(b"HTTP/1.1 200") == 0
 
 
 @pytest.fixture(scope="module")

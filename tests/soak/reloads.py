@@ -1,97 +1,151 @@
-"""A new checkpoint a hundred times, under load, with two workers: `python -m tests.soak.reloads`."""
+"""A new model over and over under load: `python -m tests.soak.reloads [--reloads 100] [--workers 2]`."""
 
+import argparse
 import asyncio
 import json
-import re
+import os
 import shutil
 import sys
 import tempfile
 import time
-from itertools import combinations
 from pathlib import Path
-from statistics import median
 
-import torch
+import numpy as np
 import uvloop
 
-from tests.benchmarks.processes import Server, resident_bytes, tree
-from tests.soak.load import MIB, MODEL, SHOE, Load, press, service, upload
-from training.classifier.checkpoint import load as load_checkpoint
-from training.classifier.model import Net
+from tests.soak.client import Connection, Reply, Tally, press, request
+from tests.soak.running import CORES, MODEL, SHOE, Service, close, running
+from training.classifier import checkpoint
 
-RELOADS, WARM_UP = 100, 25
-WORKERS = 2
-CONNECTIONS = 8
-SERVING_SECONDS = 5
-GROWTH_MIB = 0.2  # a reload
-NAME = re.compile(rb'"model":"([^"]+)"')
-PROCESS = re.compile(rb"x-request-id: (\w+)-")
+CONNECTIONS = 4
+SERVING_SECONDS = 5.0  # until a new checkpoint answers in every worker
+PAUSE_SECONDS = 0.02  # between two requests of a connection: the load need not be all that is possible
+WARM_RELOADS = 10  # before memory is compared
+MAX_SLOPE = 0.1  # MiB a reload
+MESSAGE = request(SHOE)
 
 
-def latest(load: Load) -> dict[bytes, str]:
-    """Of each worker the model of its latest answer."""
-    found = {}
-    for answer in load.answers[-200:]:
-        process, name = PROCESS.search(answer.head), NAME.search(answer.body)
-        if process and name:
-            found[process[1]] = name[1].decode()
-    return found
+def variants(folder: Path) -> list[Path]:
+    """Two checkpoints of the shipped network, whose files and so whose names differ."""
+    shipped = checkpoint.load(MODEL)
+    paths = []
+    for number in range(2):
+        shipped.training["variant"] = number
+        paths.append(folder / f"{number}.pt")
+        checkpoint.save(shipped, paths[-1])
+    return paths
 
 
-async def reload_all(server: Server, load: Load, files: list[Path], model: Path) -> tuple[list[float], list[float]]:
-    """Seconds until every worker served, and MiB of all workers, after each reload."""
-    names = [load_checkpoint(file).model for file in files]
-    seconds, mib = [], []
-    for number in range(RELOADS):
-        file, name = files[number % 2], names[number % 2]
-        shutil.copy(file, model)
-        begin = time.monotonic()
-        load.answers.clear()
-        while not (len(found := latest(load)) == WORKERS and set(found.values()) == {name}):
-            if time.monotonic() - begin > SERVING_SECONDS:
-                raise TimeoutError(f"after {SERVING_SECONDS} s {found} instead of {name}")
-            await asyncio.sleep(0.02)
-            if bad := [answer for answer in load.answers if answer.status != 200]:
-                raise ValueError(f"{bad[0].status} {bad[0].body!r}")
-        seconds.append(time.monotonic() - begin)
-        mib.append(sum(sorted(map(resident_bytes, tree(server.process.pid)))[-WORKERS:]) / MIB)
-    return seconds, mib
+class Watch:
+    """The latest model that each process answered with, by what its request ids begin with."""
+
+    def __init__(self) -> None:
+        self.latest: dict[str, str] = {}
+        self.over = False
+
+    def look(self, reply: Reply) -> None:
+        process = reply.head.partition(b"x-request-id: ")[2].partition(b"-")[0].decode()
+        if reply.status == 200:
+            self.latest[process] = json.loads(reply.body)["model"]
 
 
-async def story(server: Server, files: list[Path], model: Path) -> tuple[Load, list[float], list[float]]:
-    load, request = Load(), upload(SHOE)
-    reloading = asyncio.create_task(reload_all(server, load, files, model))
-    await press(load, lambda: request, CONNECTIONS, reloading.done)
-    return load, *reloading.result()
+async def reload(service: Service, served: Path, files: list[Path], times: int, workers: int) -> "Figures":
+    watch, tally = Watch(), Tally()
+    asking = asyncio.create_task(
+        press(service.port, CONNECTIONS, lambda: None if watch.over else MESSAGE, tally, watch.look)
+    )
+    asking_anew = asyncio.create_task(ask_anew(service.port, watch, tally))
+    seconds, megabytes = [], []
+    try:
+        while len(watch.latest) < workers:
+            await asyncio.sleep(PAUSE_SECONDS)
+        for number in range(times):
+            expected = checkpoint.load(file := files[(number + 1) % 2]).model
+            shutil.copyfile(file, served)
+            begin = time.monotonic()
+            while set(watch.latest.values()) != {expected} and time.monotonic() - begin < 2 * SERVING_SECONDS:
+                await asyncio.sleep(PAUSE_SECONDS)
+            seconds.append(time.monotonic() - begin)
+            megabytes.append(service.megabytes())
+    finally:
+        watch.over = True
+        await asyncio.gather(asking, asking_anew)
+    return Figures(seconds, megabytes, tally)
+
+
+async def ask_anew(port: int, watch: Watch, tally: Tally) -> None:
+    """A new connection for each request, so that every worker is heard of."""
+    while not watch.over:
+        await press(port, 1, iter((MESSAGE, None)).__next__, tally, watch.look)
+        await asyncio.sleep(PAUSE_SECONDS)
+
+
+class Figures:
+    """What came of the reloads: how long each took, the memory after it in MiB, and all requests."""
+
+    def __init__(self, seconds: list[float], megabytes: list[float], tally: Tally) -> None:
+        self.seconds = seconds
+        self.megabytes = megabytes
+        self.tally = tally
+
+    def slope(self) -> float:
+        """MiB a reload, by least squares, once warm."""
+        settled = self.megabytes[WARM_RELOADS:]
+        return float(np.polyfit(range(len(settled)), settled, 1)[0])
+
+
+async def broken(service: Service, served: Path, file: Path) -> bool:
+    """Whether a half-copied file changes nothing and is told."""
+    before = service.predict().json()["model"]
+    served.write_bytes(file.read_bytes()[:-1000])
+    connection, begin = Connection(service.port), time.monotonic()
+    health = service.get("/health").json()
+    while "refused" not in health and time.monotonic() - begin < SERVING_SECONDS:
+        await asyncio.sleep(PAUSE_SECONDS)
+        health = service.get("/health").json()
+    connection.close()
+    print(f"A half-copied file: {health}")
+    same = {service.predict().json()["model"] for _ in range(20)} == {before}
+    return same and "refused" in health and "service_model_refusals_total 0.0" not in service.get("/metrics").text
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.soak.reloads", description=__doc__)
+    parser.add_argument("--reloads", type=int, default=100, help="(100)")
+    parser.add_argument("--workers", type=int, default=min(2, len(CORES)), help="(2, at most one a core)")
+    arguments = parser.parse_args()
+    print(f"The load average is {os.getloadavg()[0]:.1f} before the start.")
     with tempfile.TemporaryDirectory() as folder:
-        model, other = Path(folder, "model.pt"), Path(folder, "other.pt")
-        shutil.copy(MODEL, model)
-        torch.save(Net().state_dict(), other)
-        with service(WORKERS, model) as server:
-            load, seconds, mib = uvloop.run(story(server, [other, MODEL], model))
-    points = list(enumerate(mib))[WARM_UP:]
-    slope = median((high - low) / (later - earlier) for (earlier, low), (later, high) in combinations(points, 2))
-    held = load.resets == 0 and max(seconds) <= SERVING_SECONDS and slope < GROWTH_MIB
-    found = {
-        "reloads": len(seconds),
-        "median_seconds": median(seconds),
-        "slowest_seconds": max(seconds),
-        "resets": load.resets,
-        "mib_first": mib[WARM_UP],
-        "mib_last": mib[-1],
-        "mib_a_reload": slope,
-    }
+        files = variants(Path(folder))
+        served = Path(shutil.copy(files[0], Path(folder, "served.pt")))
+        flags = ("--model", str(served), "--workers", str(arguments.workers))
+        with running(*flags, cores=CORES, SERVICE_DRAIN_SECONDS="0") as service:
+            figures = uvloop.run(reload(service, served, files, arguments.reloads, arguments.workers))
+            refused = asyncio.run(broken(service, served, files[0]))
+    tally, longest = figures.tally, max(figures.seconds)
+    print(f"{len(figures.seconds)} reloads in {arguments.workers} workers; the longest served after {longest:.1f} s.")
+    print(f"Requests meanwhile: {tally.statuses()}, the slowest {1e3 * tally.slowest():.0f} ms; {dict(tally.errors)}")
     print(
-        f"{len(seconds)} reloads in {WORKERS} workers under load: every worker served the new model after "
-        f"{median(seconds):.1f} s (slowest {max(seconds):.1f}); every answer 200, {load.resets} resets; "
-        f"both workers' memory {mib[WARM_UP]:.0f} MiB after {WARM_UP}, {mib[-1]:.0f} at the end, "
-        f"{1e3 * slope:+.0f} KiB a reload."
+        f"Memory after reload {WARM_RELOADS}: {figures.megabytes[WARM_RELOADS]:.0f} MiB, after the last: "
+        f"{figures.megabytes[-1]:.0f} MiB; {figures.slope():+.3f} MiB a reload."
     )
-    print(json.dumps({"reloads": found, "held": held}))
-    return int(not held)
+    return close(
+        "reloads",
+        {
+            "reloads": len(figures.seconds),
+            "longest_seconds": longest,
+            "statuses": tally.statuses(),
+            "slowest_ms": 1e3 * tally.slowest(),
+            "megabytes": [round(value, 1) for value in figures.megabytes[:: max(1, arguments.reloads // 10)]],
+            "megabytes_a_reload": figures.slope(),
+        },
+        {
+            f"a new model serves within {SERVING_SECONDS:g} s": longest <= SERVING_SECONDS,
+            "no request fails": tally.statuses().keys() == {200},
+            "memory does not grow": figures.slope() <= MAX_SLOPE,
+            "a half-copied file is refused and changes nothing": refused,
+        },
+    )
 
 
 if __name__ == "__main__":
