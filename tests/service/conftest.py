@@ -88,6 +88,12 @@ def started(*flags: str, **environment: str) -> Iterator[tuple[Service, httpx.Cl
         process.communicate()
 
 
+def workers_of(supervisor: Service) -> set[int]:
+    """The processes that serve under it, without the one that tracks resources."""
+    children = map(int, Path(f"/proc/{supervisor.pid}/task/{supervisor.pid}/children").read_text().split())
+    return {pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+
+
 @pytest.fixture(scope="session")
 def settings(tiny_checkpoint: Path) -> Settings:
     return Settings(model=tiny_checkpoint, max_upload_bytes=200_000, max_pixels=90_000, max_jpeg_pixels=160_000)

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.service.conftest import DEADLINE_SECONDS, SHOE, Service, poll, started
+from tests.service.conftest import DEADLINE_SECONDS, SHOE, Service, poll, started, workers_of
 
 PICTURE = SHOE.read_bytes()
 CLIENTS = 4
@@ -134,11 +134,6 @@ def model(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Pa
 def pair(model: Path) -> Iterator[tuple[Service, httpx.Client]]:
     with started("--model", str(model), "--workers", "2", SERVICE_DRAIN_SECONDS="0") as (process, client):
         yield process, client
-
-
-def workers_of(process: Service) -> set[int]:
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return {int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()}
 
 
 def fresh_answer(base_url: httpx.URL) -> httpx.Response:

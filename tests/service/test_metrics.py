@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.settings import Settings
-from tests.service.conftest import SHOE, poll, serving, started
+from tests.service.conftest import SHOE, poll, serving, started, workers_of
 
 PICTURE = SHOE.read_bytes()
 Counts = dict[str, float]
@@ -99,12 +99,6 @@ def test_unauthorized_requests_are_counted(settings: Settings) -> None:
     assert got["service_rejected_total Unauthorized"] == got["service_requests_total /predict 401"] == 1
 
 
-def workers(supervisor: int) -> set[int]:
-    """The supervisor's processes, other than the one that tracks resources."""
-    children = map(int, Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split())
-    return {pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()}
-
-
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two workers need two cores")
 def test_either_worker_tells_the_sum_and_what_a_killed_one_counted_is_kept(tiny_checkpoint: Path) -> None:
     asked = 75  # not a multiple of what is counted at once
@@ -120,24 +114,20 @@ def test_either_worker_tells_the_sum_and_what_a_killed_one_counted_is_kept(tiny_
 
     with started("--model", str(tiny_checkpoint), "--workers", "2", SERVICE_DRAIN_SECONDS="0") as (process, client):
         base_url = client.base_url
-        try:
-            for _ in poll(60):
-                if len(workers(process.pid)) == 2:
-                    break
-            for _ in range(asked):
-                with httpx.Client(base_url=base_url, timeout=20) as each:
-                    assert each.post("/predict", files={"file": PICTURE}).status_code == 200
-            until_all_is_told()
-            before = workers(process.pid)
-            for pid in before:
-                os.kill(pid, signal.SIGKILL)
-            for _ in poll(60):
-                if len(workers(process.pid) - before) == 2:
-                    break
-            until_all_is_told()
-            with httpx.Client(base_url=base_url, timeout=20) as other:
-                got = counts(other)
-        finally:
-            process.terminate()
-            process.wait()
+        for _ in poll(60):
+            if len(workers_of(process)) == 2:
+                break
+        for _ in range(asked):
+            with httpx.Client(base_url=base_url, timeout=20) as each:
+                assert each.post("/predict", files={"file": PICTURE}).status_code == 200
+        until_all_is_told()
+        before = workers_of(process)
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        for _ in poll(60):
+            if len(workers_of(process) - before) == 2:
+                break
+        until_all_is_told()
+        with httpx.Client(base_url=base_url, timeout=20) as other:
+            got = counts(other)
     assert sum(value for key, value in got.items() if key.startswith("service_predictions_total")) == asked

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from service.metrics import Metrics
-from tests.service.conftest import DEADLINE_SECONDS, SHOE, Service, free_port, poll, started
+from tests.service.conftest import DEADLINE_SECONDS, SHOE, free_port, poll, started
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 GOOD, BAD = 45, 8  # requests; no multiples of what a worker counts at once
@@ -69,16 +69,6 @@ def prometheus(target: str, folder: Path) -> Iterator[httpx.Client]:
         process.wait()
 
 
-@contextmanager
-def ended(process: Service) -> Iterator[None]:
-    """Ends a service with its workers, which would outlive it if it were killed."""
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait(DEADLINE_SECONDS)
-
-
 def data(client: httpx.Client, path: str, **parameters: str) -> Any:
     return client.get(f"/api/v1/{path}", params=parameters).raise_for_status().json()["data"]
 
@@ -91,7 +81,7 @@ def value(client: httpx.Client, query: str) -> float:
 @pytest.mark.prometheus
 def test_prometheus_reads_the_right_counts_of_two_workers(tiny_checkpoint: Path, tmp_path: Path) -> None:
     flags = ("--model", str(tiny_checkpoint), "--workers", "2")
-    with started(*flags, SERVICE_DRAIN_SECONDS="0") as (process, client), ended(process):
+    with started(*flags, SERVICE_DRAIN_SECONDS="0") as (_, client):
         for content, count in ((SHOE.read_bytes(), GOOD), (b"no picture", BAD)):
             for _ in range(count):  # each on a connection of its own, so that both workers are asked
                 client.post("/predict", files={"file": content}, headers={"Connection": "close"})

@@ -38,16 +38,8 @@ def ask_everything(client: httpx.Client, folder: Path, *flags: str, **environmen
     program = "import sys; from schemathesis.cli import schemathesis; sys.exit(schemathesis())"
     process = subprocess.run(
         [
-            *(
-                sys.executable,
-                "-c",
-                program,
-                "--config-file",
-                str(config),
-                "run",
-                str(client.base_url.join("/openapi.json")),
-            ),
-            *("--checks", "all", "--max-examples", "50", *flags),
+            *(sys.executable, "-c", program, "--config-file", str(config), "run"),
+            *(str(client.base_url.join("/openapi.json")), "--checks", "all", "--max-examples", "50", *flags),
         ],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
