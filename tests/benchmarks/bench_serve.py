@@ -141,14 +141,15 @@ def take_turn(
     name, server = runner.contender.name, runner.server
     try:
         with server.turn():
-            check(runner)
+            runner.check()
             if settle:
                 with suppress(NoAnswer):
                     runner.press(level, settle, cores)
             before = server.cpu_seconds()
             found = runner.press(level, seconds, cores)
             spent = server.cpu_seconds() - before
-            check(runner)
+            time.sleep(settle)  # else the check may share a batch with what the end of the load cut off
+            runner.check()
     except NoAnswer as error:
         report(f"{name}: {error}, not measured")
         return
@@ -158,15 +159,6 @@ def take_turn(
         return
     story.loads.setdefault((name, level), {})[number] = replace(found, cpu_ms=1e3 * spent / found.requests)
     story.resident_mib[name] = server.resident_bytes() / 2**20
-
-
-def check(runner: Running) -> None:
-    """Twice if it must be: the end of a load may fail those that share a batch with what was cut off."""
-    with suppress(LoadError):
-        runner.check()
-        return
-    time.sleep(SETTLE_SECONDS)
-    runner.check()
 
 
 def measure_besides(

@@ -26,7 +26,7 @@ MODES = {  # of the pictures in each format
     "BMP": ("1", "L", "P", "RGB"),
 }
 MOST_CHANGES = 8
-WARM_SHARE = 0.4  # of the uploads, before memory is compared: the largest that they can ask for comes late
+WARM_SHARE = 0.2  # of the uploads, before memory is compared
 MAX_SECONDS = 1.0
 MAX_GROWTH = 1.05
 REPORT = 20  # times in all that memory is read
