@@ -105,7 +105,7 @@ def create_app(settings: Settings) -> ASGIApp:
     app.add_exception_handler(HTTPException, refuse_http)
     app.add_exception_handler(Exception, refuse_internal)
 
-    async def predict(scope: Scope, receive: Receive) -> bytes | Response:
+    async def answer(scope: Scope, receive: Receive) -> bytes | Response:
         try:
             batcher.check()
             content = await uploads.read(scope, receive, settings.max_upload_bytes)
@@ -122,9 +122,9 @@ def create_app(settings: Settings) -> ASGIApp:
     @app.post(
         "/predict", tags=["predictions"], response_model=Prediction, responses=PREDICT_PROBLEMS, openapi_extra=UPLOAD
     )
-    async def documented_predict(request: Request) -> Response:
+    async def predict(request: Request) -> Response:
         """The Fashion-MNIST class of a picture: PNG, JPEG, WebP, GIF (first frame) or BMP."""
-        content = await predict(request.scope, request.receive)
+        content = await answer(request.scope, request.receive)
         return Response(content, media_type="application/json") if isinstance(content, bytes) else content
 
     @app.post(
@@ -174,7 +174,7 @@ def create_app(settings: Settings) -> ASGIApp:
 
     described = app.openapi
     app.openapi = lambda: complete(described(), settings.api_key is not None)  # type: ignore[method-assign]
-    return Middleware(app, predict, settings, metrics, drain)
+    return Middleware(app, answer, settings, metrics, drain)
 
 
 def status_of(error: Exception) -> int:

@@ -181,6 +181,7 @@ def test_the_documentation_asks_no_other_host(client: httpx.Client) -> None:
 def test_the_schema_is_complete(client: httpx.Client) -> None:
     schema = client.get("/openapi.json").json()
     predict = schema["paths"]["/predict"]["post"]
+    assert predict["summary"] == "Predict"
     assert predict["requestBody"]["content"].keys() == {"multipart/form-data", "image/*"}
     assert predict["responses"].keys() == {"200", "400", "408", "413", "415", "422", "431", "500", "503"}
     for path in schema["paths"].values():
