@@ -111,7 +111,7 @@ def create_app(settings: Settings) -> ASGIApp:
             content = await uploads.read(scope, receive, settings.max_upload_bytes)
             batcher.check()  # others may have come meanwhile
             alone = len(scope["state"].get(TASKS, ())) == 1
-            return to_json(await batcher.predict(content, alone))
+            return to_json(await batcher.predict(content, alone=alone))
         except REFUSALS as error:
             scope["state"][OVERLOADED] = isinstance(error, Overloaded)
             return refuse(error)
@@ -137,7 +137,8 @@ def create_app(settings: Settings) -> ASGIApp:
             request.scope, request.receive, settings.max_upload_bytes, settings.max_files
         )
         predictions: list[Answer | dict[str, Any]] = []
-        for result in await asyncio.gather(*map(batcher.predict, contents), return_exceptions=True):
+        answers = (batcher.predict(content, together=True) for content in contents)
+        for result in await asyncio.gather(*answers, return_exceptions=True):
             if isinstance(result, REFUSALS):
                 metrics.rejected.labels(type(result).__name__).inc()
                 predictions.append({"detail": str(result), "status": status_of(result)})

@@ -68,16 +68,17 @@ class Batcher:
         if self._inside >= self.settings.max_waiting:
             raise Overloaded(f"{self.settings.max_waiting} pictures wait already, the limit; try again later.")
 
-    async def predict(self, content: bytes, alone: bool = False) -> Answer:
-        """The answer for one encoded picture that `check` has let in; `alone`: there is no other request.
+    async def predict(self, content: bytes, *, alone: bool = False, together: bool = False) -> Answer:
+        """The answer for one encoded picture that `check` has let in.
 
-        Raises PictureError, TooLate.
+        `alone`: there is no other request; `together`: it came in one request with others. Raises PictureError,
+        TooLate.
         """
         waiting = Waiting(time.monotonic())
         self._inside += 1
         try:
-            if not alone:
-                await asyncio.sleep(0)  # of requests that came together all are read, then all decoded: warm caches
+            if not alone and not together:
+                await asyncio.sleep(0)  # of requests that came at once all are read, then all decoded: warm caches
             limits = self.settings.max_pixels, self.settings.max_jpeg_pixels
             if len(content) <= QUICK_BYTES and is_quick(picture := images.open_picture(content, *limits)):
                 self._decode(waiting, lambda: picture)
@@ -157,13 +158,14 @@ class Batcher:
     def _answers(self, model: Model, batch: list[Waiting]) -> list[Answer]:
         begin = time.monotonic()
         answers = model.classifier.answers(np.stack([waiting.pixels for waiting in batch])[:, None])
-        self.metrics.count_batch(
-            answers,
-            queued=[begin - waiting.arrived - waiting.decoding for waiting in batch],
-            decoding=[waiting.decoding for waiting in batch],
-            seconds=time.monotonic() - begin,
-            waiting=self._inside,
-        )
+        if self.metrics.enabled:
+            self.metrics.count_batch(
+                answers,
+                queued=[begin - waiting.arrived - waiting.decoding for waiting in batch],
+                decoding=[waiting.decoding for waiting in batch],
+                seconds=time.monotonic() - begin,
+                waiting=self._inside,
+            )
         return answers
 
     def close(self) -> None:

@@ -109,8 +109,6 @@ class Metrics:
         """One batch more: its answers, how long its pictures waited and took to decode, how long the network took,
         and how many pictures were waiting or in it.
         """
-        if not self.enabled:
-            return
         self.waiting.set(waiting)
         self.batch_pictures.observe(len(answers))
         self.inference_seconds.observe(seconds)

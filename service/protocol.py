@@ -1,6 +1,6 @@
 """uvicorn's HTTP protocol, less patient: a request has to arrive in time, and its answer has to be taken.
 
-By itself uvicorn limits only the pause between two requests of a connection.
+By itself uvicorn limits only the pause between two requests of a connection. It also sends an answer in two pieces.
 """
 
 import asyncio
@@ -17,9 +17,42 @@ MAX_AHEAD = 8  # requests of a connection that wait for the answer to another of
 CHECKS = 4  # in the time that a client has
 REQUEST_SECONDS = "request_seconds"  # in the lifespan's state: the time that a client has
 OVERLOADED = "overloaded"  # in a request's state: whether it was refused for that
+CONTINUE = b"HTTP/1.1 100 "
 PAUSE_SECONDS = 0.015  # about what it takes to answer a queue of small pictures
 TASKS = "tasks"  # in a request's state: the set of all that are being answered
 NO_LINGER = struct.pack("ii", 1, 0)  # on and 0 s (socket(7)): the kernel, too, forgets what is left to send
+
+
+class Joined:
+    """A connection as its requests see it: the head of an answer goes out with the beginning of its body.
+
+    So ASGI wants it, and each system call to send takes as long as a small network.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head: bytes | None = None  # not sent yet; b"": sent
+
+    def write(self, data: bytes) -> None:
+        if self._head is None and not data.startswith(CONTINUE):
+            self._head = data
+            return
+        if self._head:
+            data, self._head = self._head + data, b""
+        self._transport.write(data)
+
+    def finish(self) -> None:
+        """Ends an answer, which may have had no body."""
+        if self._head:
+            self._transport.write(self._head)
+        self._head = None
+
+    def close(self) -> None:
+        self.finish()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
 
 
 class PunctualProtocol(HttpToolsProtocol):
@@ -27,6 +60,7 @@ class PunctualProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.joined = Joined(transport)
         self.seconds: float = self.app_state[REQUEST_SECONDS]
         self.app_state[TASKS] = self.tasks
         self.waiting_since = self.loop.time()  # for the rest of a request; inf: for none
@@ -52,6 +86,7 @@ class PunctualProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
+        self.cycle.transport = self.joined  # type: ignore[assignment]
         if len(self.pipeline) > MAX_AHEAD:  # thousands fit in what is read at once, and all others would wait for them
             raise ValueError(f"over {MAX_AHEAD} requests ahead of their answers")  # to the parser, a wrong request
 
@@ -64,6 +99,7 @@ class PunctualProtocol(HttpToolsProtocol):
         self.waiting_since = inf
 
     def on_response_complete(self) -> None:
+        self.joined.finish()
         super().on_response_complete()
         if self.cycle.scope["state"].get(OVERLOADED) and not self.transport.is_closing():
             # Whoever asks again at once, whatever Retry-After says, waits unread: each refusal delays the others.

@@ -105,6 +105,28 @@ def test_a_second_request_has_its_own_deadline(connection: socket.socket) -> Non
     assert refusal(everything(connection))[0] == 408
 
 
+def test_an_answer_comes_in_one_piece(connection: socket.socket) -> None:
+    for _ in range(50):
+        connection.sendall(HEAD + LENGTH % len(PICTURE) + PICTURE)
+        head, _, content = connection.recv(65_536).partition(b"\r\n\r\n")
+        assert b"content-length: %d\r\n" % len(content) in head
+
+
+def test_an_answer_without_a_body_comes_as_well(connection: socket.socket) -> None:
+    for _ in range(2):  # the first keeps the connection
+        connection.sendall(b"HEAD /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
+    connection.sendall(b"HEAD /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert everything(connection).startswith(b"HTTP/1.1 200")
+
+
+def test_a_client_that_asks_before_it_sends_is_told_to_go_on(connection: socket.socket) -> None:
+    connection.sendall(HEAD + b"Expect: 100-continue\r\n" + LENGTH % len(PICTURE))
+    assert connection.recv(65_536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    connection.sendall(PICTURE)
+    assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
+
+
 def test_what_follows_an_answer_is_no_second_answer(connection: socket.socket) -> None:
     connection.sendall(HEAD + LENGTH % 10**9 + b"too much is announced, and so it is answered before it has come")
     assert re.findall(rb"HTTP/1.1 (\d+)", everything(connection)) == [b"413"]
