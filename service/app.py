@@ -22,7 +22,7 @@ from service.drain import Drain
 from service.memory import tidy
 from service.metrics import CONTENT_TYPE, Metrics
 from service.middleware import Middleware
-from service.protocol import OVERLOADED, REQUEST_SECONDS, TASKS
+from service.protocol import HASTY, OVERLOADED, REQUEST_SECONDS, RETRY_AFTER_SECONDS, TASKS
 from service.reload import NotReady, Reloader, Unavailable
 from service.schemas import (
     BATCH_PROBLEMS,
@@ -42,7 +42,6 @@ from training.classifier import images
 from training.classifier.classifier import Answer
 
 VERSION = "0.1.0"
-RETRY_AFTER_SECONDS = 1
 UNFORESEEN = "An error that no one foresaw."
 
 logger = logging.getLogger(__name__)
@@ -85,12 +84,14 @@ def create_app(settings: Settings) -> ASGIApp:
         reloader.close()
         batcher.close()
 
-    def refuse(error: Exception) -> Response:
+    def refuse(scope: Scope, error: Exception) -> Response:
+        if isinstance(error, Overloaded):
+            scope["state"][OVERLOADED] = True
         metrics.rejected.labels(type(error).__name__).inc()
         return refusal(error)
 
     async def handle(request: Request, error: Exception) -> Response:
-        return refuse(error)
+        return refuse(request.scope, error)
 
     about: dict[str, Any] = {
         "title": "Fashion-MNIST classifier",
@@ -107,14 +108,13 @@ def create_app(settings: Settings) -> ASGIApp:
 
     async def answer(scope: Scope, receive: Receive) -> bytes | Response:
         try:
-            batcher.check()
+            batcher.check(hasty=HASTY in scope["state"])
             content = await uploads.read(scope, receive, settings.max_upload_bytes)
             batcher.check()  # others may have come meanwhile
             alone = len(scope["state"].get(TASKS, ())) == 1
             return to_json(await batcher.predict(content, alone=alone))
         except REFUSALS as error:
-            scope["state"][OVERLOADED] = isinstance(error, Overloaded)
-            return refuse(error)
+            return refuse(scope, error)
         except Exception:  # FastAPI's own net is not under this way
             logger.exception(UNFORESEEN)
             return internal()
@@ -132,7 +132,7 @@ def create_app(settings: Settings) -> ASGIApp:
     )
     async def predict_batch(request: Request) -> Response:
         """The classes of several pictures, in their order; a picture that is refused costs the others nothing."""
-        batcher.check()
+        batcher.check(hasty=HASTY in request.scope["state"])
         contents = await uploads.read_several(
             request.scope, request.receive, settings.max_upload_bytes, settings.max_files
         )

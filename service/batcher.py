@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from math import inf
 
 import numpy as np
 from PIL.ImageFile import ImageFile
@@ -24,6 +25,7 @@ from training.classifier.classifier import Answer
 from training.classifier.model import Pixels
 
 QUICK_BYTES, QUICK_PIXELS = 8 * 2**10, 64 * 2**10  # of a picture that decodes quickly
+FULL_SECONDS = 0.1  # for which hasty clients are kept out
 DECODERS = 2  # threads for the others; a progressive JPEG of 50 megapixels needs 290 MB in one
 
 
@@ -53,6 +55,7 @@ class Batcher:
         self.reloader = reloader
         self.metrics = metrics
         self._inside = 0  # pictures
+        self._full = -inf  # when they last were as many as may be, by time.monotonic
         self._waiting: deque[Waiting] = deque()
         self._running: asyncio.Task[None] | None = None
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
@@ -62,11 +65,18 @@ class Batcher:
         """Pictures that wait or are worked on."""
         return self._inside
 
-    def check(self) -> None:
-        """Raises Unavailable if one more picture would not be let in."""
+    def check(self, hasty: bool = False) -> None:
+        """Raises Unavailable if one more picture would not be let in.
+
+        Whoever is `hasty`, and asks again before Retry-After is over, is not let in while the limit is still reached
+        now and then: what the others wait for their answers would grow by what hasty clients have waited to be read.
+        """
         _ = self.reloader.model
         if self._inside >= self.settings.max_waiting:
-            raise Overloaded(f"{self.settings.max_waiting} pictures wait already, the limit; try again later.")
+            self._full = time.monotonic()
+        elif not hasty or time.monotonic() - self._full > FULL_SECONDS:
+            return
+        raise Overloaded(f"{self.settings.max_waiting} pictures wait already, the limit; try again later.")
 
     async def predict(self, content: bytes, *, alone: bool = False, together: bool = False) -> Answer:
         """The answer for one encoded picture that `check` has let in.

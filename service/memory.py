@@ -9,11 +9,11 @@ TIDY_SECONDS = 5.0
 
 
 async def tidy(waiting: Callable[[], int]) -> None:
-    """Now and then, if nobody is `waiting` for the milliseconds that it takes."""
+    """Now and then; Python's own garbage, which takes milliseconds of everyone's time, while nobody is `waiting`."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # malloc_trim(3), of glibc
     while True:
         await asyncio.sleep(TIDY_SECONDS)
         if not waiting():
             gc.collect()
-            if trim:
-                trim(0)
+        if trim:
+            await asyncio.to_thread(trim, 0)

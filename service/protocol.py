@@ -16,9 +16,11 @@ MAX_HEAD_BYTES = 64 * 2**10  # 64 KiB: of a request's first line and headers tog
 MAX_AHEAD = 8  # requests of a connection that wait for the answer to another of its own
 CHECKS = 4  # in the time that a client has
 REQUEST_SECONDS = "request_seconds"  # in the lifespan's state: the time that a client has
-OVERLOADED = "overloaded"  # in a request's state: whether it was refused for that
 CONTINUE = b"HTTP/1.1 100 "
-PAUSE_SECONDS = 0.015  # about what it takes to answer a queue of small pictures
+OVERLOADED = "overloaded"  # in a request's state: it was refused for that
+HASTY = "hasty"  # in a request's state: it came before Retry-After was over
+RETRY_AFTER_SECONDS = 1
+HASTY_A_SECOND = 1000  # such requests that are read, in all; what each costs delays the others
 TASKS = "tasks"  # in a request's state: the set of all that are being answered
 NO_LINGER = struct.pack("ii", 1, 0)  # on and 0 s (socket(7)): the kernel, too, forgets what is left to send
 
@@ -58,6 +60,8 @@ class Joined:
 class PunctualProtocol(HttpToolsProtocol):
     """One connection."""
 
+    next_hasty = 0.0  # of all connections: when the next that was refused is read again
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.joined = Joined(transport)
@@ -65,6 +69,7 @@ class PunctualProtocol(HttpToolsProtocol):
         self.app_state[TASKS] = self.tasks
         self.waiting_since = self.loop.time()  # for the rest of a request; inf: for none
         self.blocked_since = inf  # by a client that does not read
+        self.refused_until = 0.0  # as Retry-After says
         self.head_bytes = 0
         self.watch = self.loop.call_later(self.seconds / CHECKS, self.check)
 
@@ -87,6 +92,8 @@ class PunctualProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
         self.cycle.transport = self.joined  # type: ignore[assignment]
+        if self.waiting_since < self.refused_until:
+            self.scope["state"][HASTY] = True
         if len(self.pipeline) > MAX_AHEAD:  # thousands fit in what is read at once, and all others would wait for them
             raise ValueError(f"over {MAX_AHEAD} requests ahead of their answers")  # to the parser, a wrong request
 
@@ -101,10 +108,16 @@ class PunctualProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         self.joined.finish()
         super().on_response_complete()
-        if self.cycle.scope["state"].get(OVERLOADED) and not self.transport.is_closing():
-            # Whoever asks again at once, whatever Retry-After says, waits unread: each refusal delays the others.
-            self.flow.pause_reading()
-            self.loop.call_later(PAUSE_SECONDS, self.read_on)
+        if OVERLOADED in self.cycle.scope["state"] and not self.transport.is_closing():
+            self.rest()
+
+    def rest(self) -> None:
+        """Leaves a client unread that was refused, until Retry-After is over, or until it is its turn to be hasty."""
+        now = self.loop.time()
+        self.refused_until = now + RETRY_AFTER_SECONDS
+        PunctualProtocol.next_hasty = max(self.next_hasty, now) + 1 / HASTY_A_SECOND
+        self.flow.pause_reading()
+        self.loop.call_at(min(self.next_hasty, self.refused_until), self.read_on)
 
     def read_on(self) -> None:
         if not self.transport.is_closing():

@@ -28,6 +28,7 @@ from service.settings import PREFIX, Settings, load_settings
 INTERRUPTED = 130  # exit code, as a shell reports SIGINT
 UVICORN_FAILED = 3  # exit code
 HANGING_SECONDS = 60  # until a worker that does not answer its supervisor is replaced; it may have to start first
+LISTENERS = 8  # handles on the one listening socket: libuv accepts one connection by each, and then does all else
 BACKLOG = 2048  # connections that the kernel keeps until they are accepted
 
 logger = logging.getLogger(__name__)
@@ -82,15 +83,21 @@ def serve_alone(config: uvicorn.Config) -> int:
     ended = {signal.SIGTERM: 0, signal.SIGINT: INTERRUPTED}
     for number, code in ended.items():  # uvicorn raises the signals again once it has shut down
         signal.signal(number, lambda *_, code=code: sys.exit(code))
-    uvicorn.Server(config).run()
+    uvicorn.Server(config).run(listen(config))
     return 0
+
+
+def listen(config: uvicorn.Config) -> list[socket]:
+    """The socket, as often as connections are to be accepted at once."""
+    bound = config.bind_socket()
+    return [bound, *(bound.dup() for _ in range(LISTENERS - 1))]
 
 
 def serve_together(config: uvicorn.Config) -> int:
     """Several workers on one socket, each counting for itself in a folder that all share."""
     with tempfile.TemporaryDirectory(prefix="metrics-") as folder:
         os.environ[metrics.FOLDER] = folder
-        supervisor = Supervisor(config, sockets=[config.bind_socket()])
+        supervisor = Supervisor(config, listen(config))
         supervisor.run()
     return INTERRUPTED if supervisor.interrupted else 0
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.batcher import Batcher, Overloaded, TooLate
+from service.batcher import FULL_SECONDS, Batcher, Overloaded, TooLate
 from service.metrics import Metrics
 from service.reload import Reloader
 from service.settings import Settings
@@ -66,6 +66,24 @@ def test_more_than_may_wait_are_not_let_in(tiny_checkpoint: Path) -> None:
             batcher.check()
         await asyncio.gather(*asked)
         batcher.check()
+
+    asyncio.run(ask())
+
+
+def test_hasty_clients_are_kept_out_until_the_limit_is_no_longer_reached(tiny_checkpoint: Path) -> None:
+    async def ask() -> None:
+        batcher = await loaded(tiny_checkpoint, max_waiting=1)
+        batcher.check(hasty=True)
+        waiting = asyncio.create_task(batcher.predict(encoded_pictures(1)[0]))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            batcher.check()
+        await waiting
+        batcher.check()
+        with pytest.raises(Overloaded):
+            batcher.check(hasty=True)
+        await asyncio.sleep(2 * FULL_SECONDS)
+        batcher.check(hasty=True)
 
     asyncio.run(ask())
 

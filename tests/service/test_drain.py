@@ -19,7 +19,7 @@ from tests.service.conftest import DEADLINE_SECONDS, SHOE, Service, poll, starte
 
 PICTURE = SHOE.read_bytes()
 CLIENTS = 4
-REPLACED_SECONDS = 10  # half of it on a machine that has nothing else to do
+REPLACED_SECONDS = 5
 UPLOAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n" % len(PICTURE)
 
 

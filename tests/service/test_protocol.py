@@ -4,16 +4,20 @@ import json
 import re
 import select
 import socket
+import threading
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, repeat
 
 import httpx
 import pytest
+from PIL import Image
 
-from service.protocol import MAX_AHEAD, MAX_HEAD_BYTES
+from service.batcher import FULL_SECONDS
+from service.protocol import MAX_AHEAD, MAX_HEAD_BYTES, RETRY_AFTER_SECONDS
 from service.settings import Settings
-from tests.service.conftest import DEADLINE_SECONDS, SHOE, poll, serving
+from tests.service.conftest import DEADLINE_SECONDS, SHOE, encoded, poll, serving
 
 SECONDS = 0.5  # that a client has
 PICTURE = SHOE.read_bytes()
@@ -214,3 +218,30 @@ def test_idle_connections_end_at_the_deadline_and_others_are_answered(impatient:
     for connection in connections:
         with connection:
             assert refusal(everything(connection))[0] == 408
+
+
+def test_a_hasty_client_is_let_in_once_the_others_have_gone(settings: Settings) -> None:
+    slow = encoded(Image.new("L", (4000, 4000)))  # takes a thread long enough to decode
+    gone = threading.Event()
+
+    def press(address: httpx.URL) -> None:
+        with httpx.Client(base_url=address, timeout=DEADLINE_SECONDS) as other:
+            while not gone.is_set():
+                other.post("/predict", files={"file": slow})
+
+    crowded = Settings(model=settings.model, max_waiting=1)
+    with serving(crowded) as client, ThreadPoolExecutor() as pool:
+        try:
+            pressing = [pool.submit(press, client.base_url) for _ in range(3)]
+            for _ in poll():
+                answer = client.post("/predict", files={"file": PICTURE})
+                if answer.status_code == 503:
+                    break
+            assert answer.headers["retry-after"] == str(RETRY_AFTER_SECONDS)
+            assert client.post("/predict", files={"file": PICTURE}).status_code == 503
+        finally:
+            gone.set()
+        for each in pressing:
+            each.result()
+        time.sleep(2 * FULL_SECONDS)
+        assert client.post("/predict", files={"file": PICTURE}).status_code == 200

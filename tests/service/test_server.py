@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import uvicorn
 
 from service.__main__ import main
-from service.server import available_cores, within_cores
+from service.server import LISTENERS, available_cores, listen, within_cores
 from service.settings import Settings
 from tests.service.conftest import DEADLINE_SECONDS, SHOE, started
 
@@ -52,6 +53,16 @@ def test_a_wrong_setting_stops_the_start(
     assert words in sentence
 
 
+def test_several_connections_are_accepted_in_one_turn_of_the_event_loop() -> None:
+    listeners = listen(uvicorn.Config("service.server:application", port=0))
+    try:
+        assert len({listener.getsockname() for listener in listeners}) == 1
+        assert len({listener.fileno() for listener in listeners}) == LISTENERS
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
 def test_a_port_that_is_taken_is_told() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -61,7 +72,7 @@ def test_a_port_that_is_taken_is_told() -> None:
             [sys.executable, "-m", "service", "--port", port], capture_output=True, text=True, timeout=60, check=False
         )
     assert process.returncode == 1
-    assert "address already in use" in process.stderr
+    assert "Address already in use" in process.stderr
     assert "Traceback" not in process.stderr
 
 

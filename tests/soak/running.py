@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.benchmarks.processes import end, proportional_bytes, tree
+from tests.benchmarks.processes import end, resident_bytes, tree
 from tests.service.conftest import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -39,8 +39,8 @@ class Service:
         return httpx.post(f"http://127.0.0.1:{self.port}/predict", files={"file": SHOE}, timeout=START_SECONDS)
 
     def megabytes(self) -> float:
-        """Resident memory of all its processes in MiB, shared pages counted once."""
-        return sum(map(proportional_bytes, tree(self.process.pid))) / MEBIBYTE
+        """Resident memory of all its processes in MiB; pages that they share count for each."""
+        return sum(map(resident_bytes, tree(self.process.pid))) / MEBIBYTE
 
     def open_files(self) -> int:
         return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in tree(self.process.pid))
