@@ -108,7 +108,9 @@ class PunctualProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         self.joined.finish()
         super().on_response_complete()
-        if OVERLOADED in self.cycle.scope["state"] and not self.transport.is_closing():
+        if OVERLOADED not in self.cycle.scope["state"]:
+            self.refused_until = 0.0
+        elif not self.transport.is_closing():
             self.rest()
 
     def rest(self) -> None:
