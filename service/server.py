@@ -28,7 +28,7 @@ from service.settings import PREFIX, Settings, load_settings
 INTERRUPTED = 130  # exit code, as a shell reports SIGINT
 UVICORN_FAILED = 3  # exit code
 HANGING_SECONDS = 60  # until a worker that does not answer its supervisor is replaced; it may have to start first
-LISTENERS = 8  # handles on the one listening socket: libuv accepts one connection by each, and then does all else
+LISTENERS = 8  # handles on the listening socket: libuv accepts one connection by each, then does all else that waits
 BACKLOG = 2048  # connections that the kernel keeps until they are accepted
 
 logger = logging.getLogger(__name__)
@@ -88,9 +88,9 @@ def serve_alone(config: uvicorn.Config) -> int:
 
 
 def listen(config: uvicorn.Config) -> list[socket]:
-    """The socket, as often as connections are to be accepted at once."""
+    """The listening socket, as often as a worker may accept at once; several take one each, and leave the others some."""
     bound = config.bind_socket()
-    return [bound, *(bound.dup() for _ in range(LISTENERS - 1))]
+    return [bound, *(bound.dup() for _ in range(LISTENERS - 1 if config.workers == 1 else 0))]
 
 
 def serve_together(config: uvicorn.Config) -> int:

@@ -30,6 +30,7 @@ from tests.benchmarks.processes import StartError, adopt_orphans, end_orphans
 from tests.benchmarks.rows import HEAD, LEVEL, Loads, Row, table
 
 LEVELS = (1, 8, 32, 128)  # connections
+SCALING_TURNS = 3  # a round: two workers share the connections as it happens
 SETTLE_SECONDS = 1  # at a new number of connections, before it is measured
 
 
@@ -130,8 +131,13 @@ def rounds(story: Story, runners: dict[str, Running], cores: list[int], options:
     for number in range(options.rounds):
         for level in options.levels:
             for name in names[number % len(names) :] + names[: number % len(names)]:
-                if name not in story.failures and (level == LEVEL or not runners[name].contender.scaling):
+                if not runners[name].contender.scaling:
                     take_turn(story, runners[name], number, level, cores, options.seconds, options.settle)
+        for turn in range(SCALING_TURNS):
+            for name in names:
+                if runners[name].contender.scaling:
+                    number_of_pair = SCALING_TURNS * number + turn
+                    take_turn(story, runners[name], number_of_pair, LEVEL, cores, options.seconds, options.settle)
         report(f"round {number + 1} of {options.rounds} done")
 
 
@@ -139,6 +145,8 @@ def take_turn(
     story: Story, runner: Running, number: int, level: int, cores: list[int], seconds: int, settle: int
 ) -> None:
     name, server = runner.contender.name, runner.server
+    if name in story.failures:
+        return
     try:
         with server.turn():
             runner.check()
@@ -148,7 +156,7 @@ def take_turn(
             before = server.cpu_seconds()
             found = runner.press(level, seconds, cores)
             spent = server.cpu_seconds() - before
-            time.sleep(settle)  # else the check may share a batch with what the end of the load cut off
+            time.sleep(settle * max(1, level / LEVEL / 2))  # else the check shares a batch with what the end cut off
             runner.check()
     except NoAnswer as error:
         report(f"{name}: {error}, not measured")

@@ -53,11 +53,12 @@ def test_a_wrong_setting_stops_the_start(
     assert words in sentence
 
 
-def test_several_connections_are_accepted_in_one_turn_of_the_event_loop() -> None:
-    listeners = listen(uvicorn.Config("service.server:application", port=0))
+@pytest.mark.parametrize(("workers", "count"), [(1, LISTENERS), (2, 1)])
+def test_one_worker_accepts_several_connections_at_once_and_two_share_them(workers: int, count: int) -> None:
+    listeners = listen(uvicorn.Config("service.server:application", port=0, workers=workers))
     try:
         assert len({listener.getsockname() for listener in listeners}) == 1
-        assert len({listener.fileno() for listener in listeners}) == LISTENERS
+        assert len({listener.fileno() for listener in listeners}) == len(listeners) == count
     finally:
         for listener in listeners:
             listener.close()
