@@ -88,7 +88,7 @@ def serve_alone(config: uvicorn.Config) -> int:
 
 
 def listen(config: uvicorn.Config) -> list[socket]:
-    """The listening socket, as often as a worker may accept at once; several take one each, and leave the others some."""
+    """The listening socket, as often as a worker may accept at once; several workers take one each, and share."""
     bound = config.bind_socket()
     return [bound, *(bound.dup() for _ in range(LISTENERS - 1 if config.workers == 1 else 0))]
 
