@@ -30,7 +30,7 @@ from tests.benchmarks.processes import StartError, adopt_orphans, end_orphans
 from tests.benchmarks.rows import HEAD, LEVEL, Loads, Row, table
 
 LEVELS = (1, 8, 32, 128)  # connections
-SCALING_TURNS = 3  # a round: two workers share the connections as it happens
+SCALING_TURNS = 5  # a round: two workers share the connections as it happens
 SETTLE_SECONDS = 1  # at a new number of connections, before it is measured
 
 

@@ -128,9 +128,9 @@ class Running:
 
     def press(self, connections: int, seconds: float, cores: Sequence[int]) -> Load:
         """Load from a core that the contender leaves free, or from its own. Raises LoadError."""
-        count = self.contender.cores
-        load_cores = cores[:count] if self.contender.scaling else cores[count:][-1:]
-        return press(f"{self.url}/predict", form(SHOE), self.text, connections, seconds, load_cores)
+        count, shared = self.contender.cores, self.contender.scaling
+        load_cores = cores[:count] if shared else cores[count:][-1:]
+        return press(f"{self.url}/predict", form(SHOE), self.text, connections, seconds, load_cores, shared)
 
     def check(self) -> None:
         """Asks for each picture. Raises LoadError unless every answer is the right one."""

@@ -54,15 +54,25 @@ def form(*pictures: bytes, content_type: str = PNG) -> Payload:
     return Payload(request.read(), request.headers["content-type"])
 
 
-def press(url: str, payload: Payload, expected: str, connections: int, seconds: float, cores: Sequence[int]) -> Load:
+def press(
+    url: str,
+    payload: Payload,
+    expected: str,
+    connections: int,
+    seconds: float,
+    cores: Sequence[int],
+    shared: bool = False,
+) -> Load:
     """Presses `url` for `seconds` from `cores`. Raises LoadError unless every answer holds the `expected` text.
 
-    The seconds are rounded: wrk takes whole ones.
+    The seconds are rounded: wrk takes whole ones. Where it has to share the contender's cores it has a thread on each,
+    so that all workers come to connections alike, and interrupts none of them (SCHED_BATCH of sched(7)).
     """
     with tempfile.NamedTemporaryFile() as file:
         file.write(payload.content)
         file.flush()
-        command = ["taskset", "-c", ",".join(map(str, cores)), "wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}"]
+        command = ["taskset", "-c", ",".join(map(str, cores)), *(["chrt", "--batch", "0"] if shared else [])]
+        command += ["wrk", f"-t{len(cores) if shared else 1}", f"-c{connections}", f"-d{seconds:.0f}"]
         command += ["--timeout", "30", "-s", str(SCRIPT), url, "--", file.name, payload.content_type, expected]
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         wrk = subprocess.run(command, capture_output=True, text=True, check=False)
