@@ -34,7 +34,7 @@ SHOE = (ROOT / "shoe.png").read_bytes()
 SHOE_CLASS, TURNED_CLASS = "Ankle boot", "Bag"  # what the benchmark's Net is taught
 LESSONS, LEARNING_RATE = 60, 1e-3
 TIMEOUT_SECONDS = 30.0
-WARM_UPS, WARM_UP_CONNECTIONS = 10, 128
+WARM_UPS, WARM_UP_CONNECTIONS, WARM_UP_REST_SECONDS = 10, 128, 2
 
 Command = Callable[[int, Path], list[str]]  # of a port and the weights
 
@@ -120,6 +120,7 @@ class Running:
                     self.server.calm_down()  # the first worker answers while the second is still loading
                 self.check()
                 self.press(WARM_UP_CONNECTIONS, 1, cores)
+                time.sleep(WARM_UP_REST_SECONDS)  # else what its end cut off waits, paused, for the first turn
                 return
             except LoadError:
                 if not patience:
