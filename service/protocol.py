@@ -12,6 +12,8 @@ from math import inf
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from service.middleware import HEADERS
+
 MAX_HEAD_BYTES = 64 * 2**10  # 64 KiB: of a request's first line and headers together, and of what follows its body
 MAX_AHEAD = 8  # requests of a connection that wait for the answer to another of its own
 CHECKS = 4  # in the time that a client has
@@ -150,6 +152,7 @@ class PunctualProtocol(HttpToolsProtocol):
         last = self.cycle
         if last is None or not last.response_started or (last.response_complete and last.scope is not self.scope):
             content = json.dumps({"detail": sentence}).encode()
+            more = b"".join(b"%s: %s\r\n" % header for header in HEADERS)
             head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(content)
-            self.transport.write(STATUS_LINE[status] + head + content)
+            self.transport.write(STATUS_LINE[status] + more + head + content)
         self.transport.close()

@@ -63,6 +63,7 @@ def refusal(said: bytes) -> tuple[int, str]:
     """Status and sentence of the one answer in what a server said."""
     head, content = said.split(b"\r\n\r\n")
     assert b"connection: close" in head
+    assert b"x-content-type-options: nosniff" in head
     return int(head.split()[1]), json.loads(content)["detail"]
 
 
