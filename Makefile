@@ -21,7 +21,7 @@ help:
 	@echo 'make serve [HOST=…] [PORT=…] [WORKERS=…]     models/model_scratch.pt over HTTP'
 	@echo 'make train [RECIPE=…]                        a new models/model_scratch.pt'
 	@echo 'make test                                    the tests that need no root, no network, no Docker, no Prometheus'
-	@echo 'make soak                                    the service under load and faults, ten minutes; needs Linux, two cores'
+	@echo 'make soak                                    the service under load and faults, seven minutes; needs Linux, two cores'
 	@echo 'make lint                                    ruff and mypy'
 	@echo 'make requirements                            the newest versions for the images, with their hashes; needs uv'
 	@echo 'make clean                                   removes .venv and the caches'

@@ -24,8 +24,8 @@ from training.classifier import images
 from training.classifier.classifier import Answer
 from training.classifier.model import Pixels
 
-QUICK_BYTES, QUICK_PIXELS = 8 * 2**10, 64 * 2**10  # of a picture that decodes quickly
 FULL_SECONDS = 0.1  # for which hasty clients are kept out
+QUICK_BYTES, QUICK_PIXELS = 8 * 2**10, 64 * 2**10  # of a picture that decodes quickly
 DECODERS = 2  # threads for the others; a progressive JPEG of 50 megapixels needs 290 MB in one
 
 

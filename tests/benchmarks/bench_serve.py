@@ -156,7 +156,7 @@ def take_turn(
             before = server.cpu_seconds()
             found = runner.press(level, seconds, cores)
             spent = server.cpu_seconds() - before
-            time.sleep(settle * max(1, level / LEVEL / 2))  # else the check shares a batch with what the end cut off
+            time.sleep(settle)  # else the check shares a batch with what the end of the load cut off
             runner.check()
     except NoAnswer as error:
         report(f"{name}: {error}, not measured")
