@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope
 from service import uploads
 from service.batcher import Batcher, Overloaded
 from service.drain import Drain
-from service.memory import tidy
+from service.memory import keep_large_apart, tidy
 from service.metrics import CONTENT_TYPE, Metrics
 from service.middleware import Middleware
 from service.protocol import HASTY, OVERLOADED, REQUEST_SECONDS, RETRY_AFTER_SECONDS, TASKS
@@ -72,6 +72,7 @@ def create_app(settings: Settings) -> ASGIApp:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, float]]:
         torch.set_num_threads(settings.threads)
+        keep_large_apart()
         drain.listen()
         loading = asyncio.create_task(reloader.load())
         if settings.workers > 1:
