@@ -167,7 +167,7 @@ class Batcher:
 
     def _answers(self, model: Model, batch: list[Waiting]) -> list[Answer]:
         begin = time.monotonic()
-        answers = model.classifier.answers(np.stack([waiting.pixels for waiting in batch])[:, None])
+        answers = model.classifier.answers(stack([waiting.pixels for waiting in batch]))
         if self.metrics.enabled:
             self.metrics.count_batch(
                 answers,
@@ -181,6 +181,11 @@ class Batcher:
     def close(self) -> None:
         self._decoders.shutdown()
         self._network.shutdown()
+
+
+def stack(pictures: list[Pixels]) -> Pixels:
+    """uint8 [N,1,28,28] of N pictures, uint8 [28,28]; of one it is a view, which takes a tenth of the time."""
+    return np.stack(pictures)[:, None] if len(pictures) > 1 else pictures[0][None, None]
 
 
 def is_quick(picture: ImageFile) -> bool:

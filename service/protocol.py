@@ -7,6 +7,7 @@ import asyncio
 import json
 import socket
 import struct
+import time
 from http import HTTPStatus
 from math import inf
 
@@ -23,6 +24,7 @@ OVERLOADED = "overloaded"  # in a request's state: it was refused for that
 HASTY = "hasty"  # in a request's state: it came before Retry-After was over
 RETRY_AFTER_SECONDS = 1
 HASTY_A_SECOND = 1000  # such requests that are read, in all; what each costs delays the others
+AWAKE_SECONDS = 1e-4  # after an answer that was the only one: a client close by asks again sooner
 TASKS = "tasks"  # in a request's state: the set of all that are being answered
 NO_LINGER = struct.pack("ii", 1, 0)  # on and 0 s (socket(7)): the kernel, too, forgets what is left to send
 
@@ -63,6 +65,7 @@ class PunctualProtocol(HttpToolsProtocol):
     """One connection."""
 
     next_hasty = 0.0  # of all connections: when the next that was refused is read again
+    awake_until = 0.0  # of all connections, by time.monotonic
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -110,10 +113,20 @@ class PunctualProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         self.joined.finish()
         super().on_response_complete()
+        if len(self.tasks) == 1:
+            now = time.monotonic()
+            if PunctualProtocol.awake_until < now:
+                self.loop.call_soon(self.stay_awake)
+            PunctualProtocol.awake_until = now + AWAKE_SECONDS
         if OVERLOADED not in self.cycle.scope["state"]:
             self.refused_until = 0.0
         elif not self.transport.is_closing():
             self.rest()
+
+    def stay_awake(self) -> None:
+        """Looks for the next request again and again: waking a core up takes longer than a small network."""
+        if time.monotonic() < self.awake_until:
+            self.loop.call_soon(self.stay_awake)
 
     def rest(self) -> None:
         """Leaves a client unread that was refused, until Retry-After is over, or until it is its turn to be hasty."""

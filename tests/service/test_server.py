@@ -3,12 +3,15 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import httpx
 import pytest
 import uvicorn
 
 from service.__main__ import main
+from service.protocol import AWAKE_SECONDS, PunctualProtocol
 from service.server import LISTENERS, available_cores, listen, within_cores
 from service.settings import Settings
 from tests.service.conftest import DEADLINE_SECONDS, SHOE, started
@@ -62,6 +65,12 @@ def test_one_worker_accepts_several_connections_at_once_and_two_share_them(worke
     finally:
         for listener in listeners:
             listener.close()
+
+
+def test_after_a_lone_answer_the_core_does_not_sleep_at_once(client: httpx.Client) -> None:
+    begin = time.monotonic()
+    assert client.post("/predict", files={"file": SHOE.read_bytes()}).status_code == 200
+    assert begin < PunctualProtocol.awake_until < time.monotonic() + AWAKE_SECONDS
 
 
 def test_a_port_that_is_taken_is_told() -> None:
