@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 MODULES = sorted([*ROOT.glob("service/**/*.py"), *ROOT.glob("training/**/*.py"), *ROOT.glob("tests/**/*.py")])
 MAX_LINES = 250
 CLASSIFIER_MAY_IMPORT = {"torch", "numpy", "PIL", "training"} | sys.stdlib_module_names
-CLASSIFIER_MAY_MEET = {"onnx", "onnxruntime"}  # imports when it has a use for it
+CLASSIFIER_MAY_MEET = {"onnx", "onnxruntime", "timm"}  # imports when it has a use for it
 REGISTRY_HOSTS = re.compile(r"(?:pypi|pythonhosted|deb\.debian|registry\.npmjs)\.(?:org)")
 
 

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -16,10 +18,26 @@ from torch.nn import functional
 from training import augment
 from training.command import TrainingError
 from training.data import Images
+from training.distributed import ALONE, Ranks
+from training.optimizer import make_optimizer, schedule
 from training.recipes import Recipe
+from training.resume import SideFile
 
 VALIDATION_BATCH_SIZE = 1_000  # images
 STEPS_BETWEEN_LOOKS = 10  # at the loss: on a GPU each look waits for the device
+
+
+class Chance:
+    """What is random in one epoch, by the seed and the epoch's number alone, so that a resumed run repeats it."""
+
+    def __init__(self, seed: int, epoch: int, rank: int = 0) -> None:
+        self.order = torch.Generator().manual_seed(derived(seed, epoch, 0))  # of the images, in every process the same
+        self.here = torch.manual_seed(derived(seed, epoch, 1 + rank))  # of this process; dropout draws from it, too
+
+
+def derived(*numbers: int) -> int:
+    """A seed that follows from several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
 @dataclass
@@ -34,45 +52,50 @@ class Progression:
 
 
 def loop(
-    console: Console, recipe: Recipe, network: nn.Module, training: Images, held_out: Images, seed: int
+    console: Console,
+    recipe: Recipe,
+    network: nn.Module,
+    training: Images,
+    held_out: Images,
+    seed: int,
+    side_file: SideFile | None = None,
+    resume: bool = False,
+    ranks: Ranks = ALONE,
 ) -> Progression:
     """Trains `network` in place and keeps the weights of the epoch with the lowest validation loss.
 
-    Ctrl-C ends it early. Raises TrainingError when the loss is no longer a number.
+    All that it will need to go on is in `side_file` after every epoch; with `resume` it goes on from there. What is
+    random in an epoch follows from the seed and its number alone. Ctrl-C ends it early. Raises TrainingError when the
+    loss is no longer a number, CheckpointError when the side file cannot be read or written.
     """
-    generator = torch.Generator().manual_seed(seed)
-    steps = math.ceil(len(training) / recipe.batch_size)
     optimizer = make_optimizer(recipe, network)
+    steps = math.ceil(len(training) / recipe.batch_size)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(recipe, steps * recipe.epochs))
     progression = Progression()
-    start = time.perf_counter()
+    parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "scheduler": scheduler}
+    if side_file and resume:
+        state = side_file.read()
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        progression = Progression(**state["progression"])
+
+    def remember() -> None:
+        if side_file and ranks.leads:
+            states = {name: part.state_dict() for name, part in parts.items()}
+            side_file.write(states | {"progression": vars(progression)})
+
+    parallel = ranks.parallel(network)
+    start = time.perf_counter() - progression.seconds
     try:
-        for epoch in range(1, recipe.epochs + 1):
+        remember()
+        for epoch in range(len(progression.history) + 1, recipe.epochs + 1):
             with progress_bar(console, f"epoch {epoch}/{recipe.epochs}", steps, recipe.batch_size) as show:
-                training_loss = train_epoch(recipe, network, training, optimizer, scheduler, generator, show)
-            validation_loss, validation_accuracy = validate(network, held_out)
-            progression.seconds = time.perf_counter() - start
-            announcement = ""
-            if validation_loss <= progression.best_loss:
-                announcement = (
-                    f"  Validation loss decreased ({progression.best_loss:.4f} --> {validation_loss:.4f}).  "
-                    "Saving model ..."
+                training_loss = train_epoch(
+                    recipe, parallel, training, optimizer, scheduler, Chance(seed, epoch, ranks.rank), show, ranks
                 )
-                progression.best_loss = validation_loss
-                progression.best_weights = deepcopy(network.state_dict())
-            progression.history.append(
-                {
-                    "training_loss": training_loss,
-                    "validation_loss": validation_loss,
-                    "validation_accuracy": validation_accuracy,
-                    "seconds": progression.seconds,
-                }
-            )
-            say(
-                console,
-                f"epoch {epoch:2}/{recipe.epochs}  {progression.seconds:6.1f} s  training loss {training_loss:.4f}  "
-                f"validation loss {validation_loss:.4f}  accuracy {validation_accuracy:.2%}{announcement}",
-            )
+            if ranks.leads:
+                keep(console, recipe, network, held_out, progression, training_loss, start)
+            remember()
     except KeyboardInterrupt:
         progression.interrupted = True
         if progression.best_weights is not None:
@@ -80,26 +103,39 @@ def loop(
     return progression
 
 
-def make_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
-    weights = [parameter for parameter in network.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
-    return torch.optim.SGD(
-        [
-            {"params": weights, "weight_decay": recipe.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ],
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        nesterov=recipe.momentum > 0,
+def keep(
+    console: Console,
+    recipe: Recipe,
+    network: nn.Module,
+    held_out: Images,
+    progression: Progression,
+    training_loss: float,
+    start: float,
+) -> None:
+    """Validates after an epoch, keeps the weights if they are the best so far, and says so in one line."""
+    validation_loss, validation_accuracy = validate(network, held_out)
+    progression.seconds = time.perf_counter() - start
+    announcement = ""
+    if validation_loss <= progression.best_loss:
+        announcement = (
+            f"  Validation loss decreased ({progression.best_loss:.4f} --> {validation_loss:.4f}).  Saving model ..."
+        )
+        progression.best_loss = validation_loss
+        progression.best_weights = deepcopy(network.state_dict())
+    progression.history.append(
+        {
+            "training_loss": training_loss,
+            "validation_loss": validation_loss,
+            "validation_accuracy": validation_accuracy,
+            "seconds": progression.seconds,
+        }
     )
-
-
-def schedule(recipe: Recipe, total_steps: int) -> Callable[[int], float]:
-    """The learning rate at a step as a share of the recipe's: constant, or a triangle that ends at 0."""
-    if recipe.schedule == "constant":
-        return lambda step: 1.0
-    peak = max(1, round(recipe.warm_up * total_steps))
-    return lambda step: min((step + 1) / peak, (total_steps - step) / (total_steps - peak + 1))
+    say(
+        console,
+        f"epoch {len(progression.history):2}/{recipe.epochs}  {progression.seconds:6.1f} s  "
+        f"training loss {training_loss:.4f}  validation loss {validation_loss:.4f}  "
+        f"accuracy {validation_accuracy:.2%}{announcement}",
+    )
 
 
 def train_epoch(
@@ -108,8 +144,9 @@ def train_epoch(
     training: Images,
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler,
-    generator: torch.Generator,
+    chance: Chance,
     show: Callable[[int, float], None],
+    ranks: Ranks = ALONE,
 ) -> float:
     """One pass over `training`; the mean over the batches of the batch-mean loss. Raises TrainingError."""
     device = training.pixels.device
@@ -117,18 +154,20 @@ def train_epoch(
     network.train()
     steps = math.ceil(len(training) / recipe.batch_size)
     losses = torch.zeros((), device=device)
-    for step, batch in enumerate(training.shuffled_batches(recipe.batch_size, generator), start=1):
-        pixels = augmented(recipe, batch.pixels, generator)  # uint8 (N, 1, 28, 28)
+    for step, batch in enumerate(training.shuffled_batches(recipe.batch_size, chance.order), start=1):
+        mine = ranks.share(batch)
+        pixels = augmented(recipe, mine.pixels, chance.here)  # uint8 (N, 1, 28, 28)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
             logits = network(pixels)
-        loss = functional.cross_entropy(logits.float(), batch.labels, label_smoothing=recipe.label_smoothing)
+        loss = functional.cross_entropy(logits.float(), mine.labels, label_smoothing=recipe.label_smoothing)
+        loss = loss * (ranks.count * len(mine) / len(batch))  # shares may differ by one image; all images count alike
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         scheduler.step()
         losses += loss.detach()
         if step % STEPS_BETWEEN_LOOKS == 0 or step == steps:
-            value = losses.item() / step
+            value = ranks.mean(losses) / step
             if not math.isfinite(value):
                 raise TrainingError(
                     f"the loss is {value} at step {step} of {steps}, "

@@ -16,6 +16,7 @@ class Recipe:
     epochs: int = 12
     batch_size: int = 128  # images
 
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = 0.05  # the peak, where there is a schedule
     schedule: Literal["constant", "triangle"] = "triangle"
     warm_up: float = 0.2  # share of all steps in which a triangle rises
@@ -48,5 +49,16 @@ TUTORIAL = Recipe(
 )
 TUTORIAL_LOGITS = replace(TUTORIAL, name="tutorial-logits", arguments={"sigmoid": False})
 FAST = Recipe(name="fast", architecture="ConvNet", arguments={"widths": (32, 48, 80)})
+PRETRAINED = Recipe(
+    name="pretrained",
+    architecture="Pretrained",
+    arguments={"backbone": "tf_efficientnet_lite0", "side": 56},
+    epochs=4,
+    optimizer="adamw",
+    learning_rate=2e-3,
+    weight_decay=0.05,
+    shift=2,
+    precision="float32",  # its depthwise convolutions take twice as long in bfloat16
+)
 
-RECIPES = {recipe.name: recipe for recipe in (TUTORIAL, TUTORIAL_LOGITS, FAST)}
+RECIPES = {recipe.name: recipe for recipe in (TUTORIAL, TUTORIAL_LOGITS, FAST, PRETRAINED)}

@@ -1,37 +1,116 @@
-"""A run and its result as pictures: sample grid, learning curves, confusion matrix."""
+"""A checkpoint and what it is worth as one page, report.html, with its figures as PNG files beside it."""
 
+import base64
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from jinja2 import Environment, FileSystemLoader
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from training.classifier.checkpoint import Checkpoint, describe
 from training.classifier.model import CLASSES
 from training.command import TrainingError
+from training.data import Images
+from training.evaluate import CALIBRATION_BINS, Evaluation, reliability
 
 DPI = 120
-COLUMNS = 10  # of the sample grid
+COLUMNS = 10  # of a grid of pictures
+SAMPLES, MISTAKES = 20, 40  # pictures
+PAGE = "report.html.jinja"
 
 
-def write(folder: Path, figures: Mapping[str, Figure]) -> None:
-    """Writes the figures as PNG files under the names given. Raises TrainingError."""
+def write(folder: Path, checkpoint: Checkpoint, evaluation: Evaluation, test: Images, sample: Images) -> None:
+    """Writes report.html and its figures; `evaluation` is of `test`, the first of `sample` are shown as they are.
+
+    The page asks no other file or host.
+    Raises TrainingError.
+    """
+    figures = {
+        "samples": samples(sample[:SAMPLES]),
+        "confusion": confusion(evaluation.confusion),
+        "reliability": reliability_diagram(evaluation),
+        "mistakes": mistakes(evaluation, test),
+    }
+    history = checkpoint.training.get("history")
+    if history:
+        figures["curves"] = curves(history)
+    pictures = {name: png(figure) for name, figure in figures.items()}
+    page = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template(PAGE).render(
+        checkpoint=checkpoint,
+        title=describe(checkpoint),
+        facts={name: value for name, value in checkpoint.training.items() if name not in ("settings", "history")},
+        settings=checkpoint.training.get("settings", {}),
+        evaluation=evaluation,
+        classes=list(zip(CLASSES, evaluation.precision, evaluation.recall, evaluation.f1, strict=True)),
+        bins=CALIBRATION_BINS,
+        pictures={name: base64.b64encode(content).decode() for name, content in pictures.items()},
+    )  # fmt: skip
+    files = {"report.html": page.encode()} | {f"{name}.png": content for name, content in pictures.items()}
+    write_files(folder, files)
+
+
+def write_samples(folder: Path, sample: Images) -> None:
+    """Writes samples.png alone, as the tutorial shows a batch before it trains. Raises TrainingError."""
+    write_files(folder, {"samples.png": png(samples(sample[:SAMPLES]))})
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, figure in figures.items():
-            figure.savefig(folder / name, dpi=DPI)
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
     except OSError as error:
         raise TrainingError(f"the report could not be written to {folder}: {error.strerror}.") from error
 
 
-def samples(pixels: Tensor, labels: Tensor) -> Figure:
-    """One batch, uint8 [N,1,28,28] with int64 [N], as a grid with its labels."""
-    rows = -(-len(pixels) // COLUMNS)
-    figure = Figure(figsize=(1.1 * COLUMNS, 1.35 * rows), layout="constrained")
+def png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI)
+    return buffer.getvalue()
+
+
+def samples(images: Images) -> Figure:
+    """One batch as a grid with its labels."""
+    return grid(images.pixels, [CLASSES[label] for label in images.labels])
+
+
+def mistakes(evaluation: Evaluation, images: Images) -> Figure:
+    """The mistakes that the classifier was surest of, what it said above what the label says."""
+    wrong = (~evaluation.right).nonzero().flatten()
+    order = wrong[evaluation.confidence[wrong].argsort(descending=True, stable=True)][:MISTAKES]
+    titles = [
+        f"{CLASSES[evaluation.predicted[i]]} {evaluation.confidence[i]:.0%}\nlabel {CLASSES[images.labels[i]]}"
+        for i in order
+    ]
+    return grid(images.pixels[order.to(images.pixels.device)], titles)
+
+
+def grid(pixels: Tensor, titles: Sequence[str]) -> Figure:
+    """Pictures, uint8 [N,1,28,28], each under its title."""
+    rows = max(1, -(-len(pixels) // COLUMNS))
+    lines = max((title.count("\n") + 1 for title in titles), default=1)
+    figure = Figure(figsize=(1.2 * COLUMNS, (1.2 + 0.2 * lines) * rows), layout="constrained")
     for place, axes in enumerate(figure.subplots(rows, COLUMNS, squeeze=False).flat):
         axes.axis("off")
         if place < len(pixels):
             axes.imshow(pixels[place, 0].cpu().numpy(), cmap="gray", vmin=0, vmax=255)
-            axes.set_title(CLASSES[labels[place]], fontsize=9)
+            axes.set_title(titles[place], fontsize=8)
+    return figure
+
+
+def reliability_diagram(evaluation: Evaluation) -> Figure:
+    """Accuracy over confidence in bins of equal mass; on the diagonal, the probabilities mean what they say."""
+    points = list(reliability(evaluation.confidence, evaluation.right))
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="probabilities that mean what they say")
+    axes.plot([sure for sure, _, _ in points], [share for _, share, _ in points], marker="o", label="this classifier")
+    axes.set(title="Reliability on the test set", xlabel="mean confidence of a bin", ylabel="its accuracy")
+    axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
+    axes.grid(alpha=0.3)
+    axes.legend()
     return figure
 
 

@@ -9,30 +9,39 @@ import os
 import platform
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
+from torch import nn
 
 from training import data
 from training.calibrate import fit_temperature
-from training.classifier.checkpoint import Checkpoint, save
+from training.classifier import archive
+from training.classifier.checkpoint import Checkpoint, load, save
 from training.classifier.classifier import Classifier, find_device
-from training.classifier.model import ARCHITECTURES
-from training.command import CHECKPOINT, INTERRUPTED, Parser, TrainingError, add_device_and_data, execute
+from training.classifier.model import ARCHITECTURES, Pretrained
+from training.command import (
+    CHECKPOINT,
+    INTERRUPTED,
+    Parser,
+    TrainingError,
+    add_device_and_data,
+    check_writable,
+    execute,
+    positive,
+    seed,
+    uninterrupted,
+)
+from training.distributed import Ranks, ranks
 from training.evaluate import all_logits, evaluate, print_table
 from training.loop import Progression, loop, precision, say
 from training.recipes import RECIPES, Recipe
-
-GRID = 20  # images on the sample grid
+from training.resume import SideFile
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,41 +58,37 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=seed, default=0, metavar="N")
     add_device_and_data(parser)
     parser.add_argument("--output", type=Path, default=CHECKPOINT, metavar="FILE")
-    parser.add_argument("--report", type=Path, metavar="DIR", help="write sample grid, curves and confusion matrix")
-    return parser.parse_args(arguments)
+    parser.add_argument("--report", type=Path, metavar="DIR", help="write report.html and its figures there")
+    parser.add_argument("--resume", action="store_true", help="go on from where a run that was killed has left off")
+    parser.add_argument("--backbone", metavar="NAME", help="timm's name of a network, for recipe pretrained")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="its ImageNet weights, else timm downloads them")
+    options = parser.parse_args(arguments)
+    if options.recipe != "pretrained" and (options.backbone or options.weights):
+        parser.error("--backbone and --weights are for --recipe pretrained")
+    return options
 
 
-def positive(kind: type[int] | type[float]) -> Callable[[str], float]:
-    def number(text: str) -> float:
-        value = kind(text)
-        if not 0 < value < math.inf:
-            raise argparse.ArgumentTypeError(f"{text} is not greater than 0")
-        return value
-
-    number.__name__ = kind.__name__  # argparse names it when `kind` refuses the text
-    return number
-
-
-def seed(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < 2**63:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 2**63 - 1")
-    return value
-
-
-def train(options: argparse.Namespace) -> dict[str, Any]:
-    console = Console(emoji=False)
+def train(options: argparse.Namespace) -> dict[str, Any] | None:
     device = find_device(options.device)
     recipe = customise(RECIPES[options.recipe], options)
     check_writable("--output", options.output)
     if options.report:
-        check_writable("--report", options.report / "samples.png")
+        check_writable("--report", options.report / "report.html")
+    with ranks(device) as these:
+        return story(Console(emoji=False, quiet=not these.leads), options, recipe, device, these)
 
-    training_images, test_images = data.load(options.data_dir)
+
+def story(
+    console: Console, options: argparse.Namespace, recipe: Recipe, device: torch.device, these: Ranks
+) -> dict[str, Any] | None:
+    with these.leader_first():
+        training_images, test_images = data.load(options.data_dir)
     training_images, held_out = data.split(training_images.to(device), recipe.held_out, options.seed)
+    if recipe.batch_size < 2 * these.count:
+        raise TrainingError(f"a batch of {recipe.batch_size} images is too small for {these.count} processes.")
 
     torch.manual_seed(options.seed)
-    network = ARCHITECTURES[recipe.architecture](**recipe.arguments).to(device)
+    network = make_network(recipe, options.weights).to(device)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     say(
         console,
@@ -91,16 +96,25 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
         f"in {str(precision(recipe, device)).removeprefix('torch.')} on {device.type}; "
         f"{len(training_images):,} images to train on, {len(held_out):,} held out.",
     )
-
-    if options.report:
+    if options.report and these.leads:
         from training import report  # matplotlib takes a second to import
 
-        first = next(training_images.batches(GRID))
-        report.write(options.report, {"samples.png": report.samples(first.pixels, first.labels)})
+        report.write_samples(options.report, training_images)
 
-    progression = loop(console, recipe, network, training_images, held_out, options.seed)
+    side_file = SideFile(options.output, recipe, options.seed, these.count)
+    resume = options.resume and side_file.exists()
+    if options.resume:
+        say(console, f"Going on from {side_file.path}." if resume else f"No {side_file.path}: from the beginning.")
+    progression = loop(
+        console, recipe, network, training_images, held_out, options.seed, side_file, resume=resume, ranks=these
+    )
+    if not these.leads:
+        return None
     with uninterrupted():
-        return finish(console, options, recipe, device, progression, held_out, test_images)
+        result = finish(console, options, recipe, device, progression, training_images, held_out, test_images)
+    if not progression.interrupted:
+        side_file.remove()
+    return result
 
 
 def finish(
@@ -109,6 +123,7 @@ def finish(
     recipe: Recipe,
     device: torch.device,
     progression: Progression,
+    training_images: data.Images,
     held_out: data.Images,
     test_images: data.Images,
 ) -> dict[str, Any]:
@@ -136,13 +151,7 @@ def finish(
     if options.report:
         from training import report
 
-        report.write(
-            options.report,
-            {
-                "curves.png": report.curves(progression.history),
-                "confusion.png": report.confusion(evaluation.confusion),
-            },
-        )
+        report.write(options.report, load(options.output), evaluation, test_images, training_images)
     python = os.path.relpath(sys.executable) if sys.prefix.startswith(os.getcwd()) else sys.executable
     serve = shlex.join((python, "-m", "service", "--model", str(options.output)))
     say(console, f"Saved {options.output}. Serve it: {serve}")
@@ -162,41 +171,42 @@ def finish(
     }
 
 
+def make_network(recipe: Recipe, weights: Path | None) -> nn.Module:
+    """The recipe's network, random but for what it takes over from ImageNet. Raises TrainingError, CheckpointError."""
+    try:
+        network = ARCHITECTURES[recipe.architecture](**recipe.arguments)
+    except ImportError as error:
+        raise TrainingError(
+            f"this recipe needs the package {error.name}: pip install 'fashion-mnist-service[pretrained]'."
+        ) from error
+    except ValueError as error:
+        raise TrainingError(f"{error}.") from error
+    if isinstance(network, Pretrained):
+        state_dict = archive.unpack(archive.read(weights), weights.name) if weights else None
+        try:
+            network.start(state_dict)
+        except (OSError, RuntimeError) as error:
+            source = f"{weights.name} does not hold" if weights else "there is no network to download"
+            raise TrainingError(
+                f"{source} timm's ImageNet weights of {network.name}; name a file with --weights."
+            ) from error
+    return network
+
+
 def customise(recipe: Recipe, options: argparse.Namespace) -> Recipe:
     return replace(
         recipe,
+        arguments=recipe.arguments | ({"backbone": options.backbone} if options.backbone else {}),
         epochs=options.epochs or recipe.epochs,
         batch_size=options.batch_size or recipe.batch_size,
         learning_rate=options.lr or recipe.learning_rate,
     )
 
 
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits: what is left to do takes seconds, and the run would be lost."""
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-
-
 def calibrate(checkpoint: Checkpoint, held_out: data.Images, device: torch.device) -> Checkpoint:
     """The checkpoint with its temperature, fitted on images it was not trained on."""
     logits = all_logits(Classifier(checkpoint, device), held_out)
     return replace(checkpoint, calibration={"temperature": fit_temperature(logits, held_out.labels)})
-
-
-def check_writable(flag: str, output: Path) -> None:
-    """Finds out before the training whether its result can be written. Raises TrainingError."""
-    try:
-        if output.exists() and not output.is_file():
-            raise TrainingError(f"{flag} {output} is a folder or a device; name a file.")
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output.parent):
-            pass
-    except OSError as error:
-        raise TrainingError(f"{flag} {output} cannot be written: {error.strerror}.") from error
 
 
 def provenance(

@@ -13,7 +13,16 @@ from training.classifier.checkpoint import Checkpoint
 from training.classifier.classifier import Classifier
 from training.classifier.model import CLASSES, ConvNet, Net
 from training.data import Images
-from training.evaluate import all_logits, evaluate, expected_calibration_error, multiply_adds, print_table
+from training.evaluate import (
+    all_logits,
+    evaluate,
+    expected_calibration_error,
+    latency,
+    multiply_adds,
+    print_table,
+    reliability,
+    wilson_interval,
+)
 
 CPU = torch.device("cpu")
 
@@ -31,7 +40,7 @@ def test_an_evaluation_judges_the_answers_that_are_served(classifier: Classifier
     right = [answer["index"] == label for answer, label in zip(answers, tiny_images.labels.tolist(), strict=True)]
     assert (evaluation.correct, evaluation.total) == (sum(right), len(right))
     assert evaluation.accuracy == sum(right) / len(right)
-    assert evaluation.wrong.tolist() == [index for index, is_right in enumerate(right) if not is_right]
+    assert evaluation.right.tolist() == right
 
 
 def test_losses_and_brier_score_are_those_of_the_textbook(classifier: Classifier, tiny_images: Images) -> None:
@@ -53,12 +62,41 @@ def test_the_confusion_matrix_has_true_classes_as_rows(classifier: Classifier, t
     assert (confusion.sum(dim=0) > 0).sum() > 1
 
 
-def test_accuracy_is_stated_class_by_class(classifier: Classifier, tiny_images: Images) -> None:
+def test_precision_recall_and_f1_are_stated_class_by_class(classifier: Classifier, tiny_images: Images) -> None:
     labels = tiny_images.labels.clone()
-    labels[labels == 3] = 4
+    labels[labels == 3] = 4  # of those now called 4, only the old ones are found
     evaluation = evaluate(classifier, Images(tiny_images.pixels, labels))
-    assert evaluation.class_accuracy[9] > 0.9
-    assert evaluation.class_accuracy[4] == pytest.approx(0.5, abs=0.1)
+    assert evaluation.recall[9] > 0.9
+    assert evaluation.precision[9] > 0.9
+    assert evaluation.recall[4] == pytest.approx(0.5, abs=0.1)
+    assert evaluation.precision[4] > 0.9
+    assert evaluation.precision[3] < 0.1
+    precision, recall = evaluation.precision[4], evaluation.recall[4]
+    assert evaluation.f1[4] == pytest.approx(2 * precision * recall / (precision + recall))
+
+
+@pytest.mark.parametrize(
+    ("correct", "total", "expected"),
+    [(9_400, 10_000, (0.9352, 0.9445)), (0, 10, (0.0, 0.2775)), (10, 10, (0.7225, 1.0)), (5, 10, (0.2366, 0.7634))],
+)
+def test_the_interval_is_wilsons(correct: int, total: int, expected: tuple[float, float]) -> None:
+    assert wilson_interval(correct, total) == pytest.approx(expected, abs=1e-4)
+
+
+def test_reliability_counts_every_image_once(classifier: Classifier, tiny_images: Images) -> None:
+    evaluation = evaluate(classifier, tiny_images)
+    bins = list(reliability(evaluation.confidence, evaluation.right))
+    assert sum(n for _, _, n in bins) == len(tiny_images)
+    assert [sure for sure, _, _ in bins] == sorted(sure for sure, _, _ in bins)
+    assert sum(share * n for _, share, n in bins) / len(tiny_images) == pytest.approx(evaluation.accuracy)
+
+
+def test_latency_is_that_of_answers(
+    classifier: Classifier, tiny_images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LATENCY_SECONDS", 0.05)
+    one, many = latency(classifier, tiny_images[:1]), latency(classifier, tiny_images)
+    assert 0 < one < many
 
 
 @pytest.mark.parametrize(
@@ -102,7 +140,7 @@ def test_the_table_names_every_class_and_the_total(classifier: Classifier, tiny_
     print_table(console, evaluation)
     text = console.export_text()
     assert all(name in text for name in CLASSES)
-    assert f"({evaluation.correct} of {evaluation.total})" in text
+    assert f"({evaluation.correct} of {evaluation.total}; 95% interval" in " ".join(text.split())
 
 
 def test_a_missing_checkpoint_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,4 +174,8 @@ def test_the_command_judges_a_checkpoint_on_the_test_set(
     assert result["checkpoint"] == str(path)
     assert 0 < result["test_accuracy"] < 1
     assert f"{round(result['test_accuracy'] * 10_000):,} of 10,000" in output.out
+    assert result["test_accuracy_95"][0] < result["test_accuracy"] < result["test_accuracy_95"][1]
+    assert 0 < result["latency_ms_1"] < result["latency_ms_64"]
+    assert {*result["precision"]} == {*result["recall"]} == {*result["f1"]} == {*CLASSES}
     assert (tmp_path / "confusion.png").stat().st_size > 10_000
+    assert (tmp_path / "report.html").stat().st_size > 100_000

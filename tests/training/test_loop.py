@@ -2,17 +2,16 @@ import io
 import re
 import signal
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 import torch
 from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 
 from training.classifier.model import ARCHITECTURES
 from training.command import TrainingError
 from training.data import Images, split
-from training.loop import Progression, loop, make_optimizer, precision, schedule
+from training.loop import Progression, loop, precision
 from training.recipes import FAST, TUTORIAL, Recipe
 
 
@@ -154,33 +153,3 @@ def test_on_a_terminal_a_bar_shows_loss_and_speed_and_time_left(tiny_images: Ima
     stream = io.StringIO()
     train(tiny_recipe, tiny_images, console=Console(file=stream, force_terminal=True, width=100))
     assert re.search(r"epoch 1/4 .*loss .*[\d.]+.* images/s.*\d:\d\d:\d\d", stream.getvalue())
-
-
-def test_the_triangle_rises_to_one_and_falls_to_nearly_nothing() -> None:
-    share = schedule(replace(FAST, schedule="triangle", warm_up=0.2), 100)
-    shares = [share(step) for step in range(100)]
-    assert max(shares) == 1
-    assert shares.index(1) == 19
-    assert all(before < after for before, after in pairwise(shares[:20]))
-    assert all(before > after for before, after in pairwise(shares[19:]))
-    assert 0 < shares[-1] < 0.02
-
-
-@pytest.mark.parametrize("steps", [1, 2, 3])
-@pytest.mark.parametrize("warm_up", [0.0, 0.2, 0.9])
-def test_even_the_shortest_schedule_trains_at_every_step(steps: int, warm_up: float) -> None:
-    share = schedule(replace(FAST, schedule="triangle", warm_up=warm_up), steps)
-    assert all(0 < share(step) <= 1 for step in range(steps))
-
-
-def test_a_constant_schedule_is_constant() -> None:
-    assert {schedule(TUTORIAL, 100)(step) for step in range(100)} == {1.0}
-
-
-def test_weight_decay_spares_biases_and_normalisation(tiny_recipe: Recipe) -> None:
-    network = ARCHITECTURES[tiny_recipe.architecture](**tiny_recipe.arguments)
-    optimizer = make_optimizer(replace(tiny_recipe, weight_decay=0.1), network)
-    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
-    parameters: dict[str, Tensor] = dict(network.named_parameters())
-    assert len(decay) == len(parameters)
-    assert all((decay[id(p)] > 0) == (p.ndim > 1) for p in parameters.values())

@@ -147,7 +147,9 @@ def test_the_whole_story_ends_with_a_checkpoint_a_report_and_a_line_of_json(stor
     assert result["output"] == str(output)
     assert f"python -m service --model {output}" in text
     pictures = list((folder / "report").iterdir())
-    assert {picture.name for picture in pictures} >= {"confusion.png", "curves.png", "samples.png"}
+    assert {picture.name for picture in pictures} == {
+        "report.html", "samples.png", "curves.png", "confusion.png", "reliability.png", "mistakes.png"
+    }  # fmt: skip
     assert all(picture.stat().st_size > 5_000 for picture in pictures)
 
     assert [path.name for path in output.parent.iterdir()] == ["model.pt"]
@@ -176,6 +178,7 @@ def test_ctrl_c_after_an_epoch_leaves_its_checkpoint_and_exit_code_130(tmp_path:
     result = json.loads(text.splitlines()[-1])
     assert 1 <= result["epochs"] < 1000
     assert load(output).training["epochs"] == result["epochs"]
+    assert {path.name for path in tmp_path.iterdir()} == {"model.pt", "model.pt.resume"}
 
 
 @pytest.mark.data
@@ -187,7 +190,7 @@ def test_ctrl_c_before_the_first_epoch_ends_leaves_the_old_checkpoint(tmp_path: 
     assert process.returncode == 130
     assert errors == "Interrupted.\n"
     assert output.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [output]
+    assert {path.name for path in tmp_path.iterdir()} == {"model.pt", "model.pt.resume"}
 
 
 @pytest.mark.data

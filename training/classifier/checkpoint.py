@@ -5,14 +5,8 @@ executed. A bare `state_dict` of the tutorial's Net, such as the tutorial's read
 """
 
 import hashlib
-import io
-import os
-import pickle
 import re
-import struct
-import zipfile
 from collections.abc import Set
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from training.classifier import archive
+from training.classifier.archive import MALFORMED
+from training.classifier.archive import CheckpointError as CheckpointError
 from training.classifier.model import ARCHITECTURES, CLASSES, Net
 
 FORMAT = 1
-ZIP_SIGNATURE = b"PK\x03\x04"  # without it torch.load would read its old format, which has no checksums
-MAX_BYTES = 2**30  # 1 GiB: larger than any network that makes sense here
 RECIPE_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 TEMPERATURES = (1e-3, 1e3)  # outside of this a temperature is a mistake
 FIELDS: dict[str, type] = {
@@ -36,18 +31,6 @@ FIELDS: dict[str, type] = {
     "metrics": dict,
     "training": dict,
 }
-# What torch.load and the zip reader raise on bytes that are not what they should be.
-MALFORMED = (
-    ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError, OSError,
-    RuntimeError, TypeError, ValueError, pickle.UnpicklingError, struct.error, zipfile.BadZipFile,
-)  # fmt: skip
-
-
-class CheckpointError(Exception):
-    """A checkpoint cannot be read or written.
-
-    One sentence for clients: the file's name (never its path), what was found, what was expected.
-    """
 
 
 @dataclass(frozen=True)
@@ -93,12 +76,8 @@ def build(checkpoint: Checkpoint) -> nn.Module:
 
 
 def save(checkpoint: Checkpoint, path: Path) -> str:
-    """Writes `path` atomically (temporary name, fsync, replace) and returns the SHA-256 of the file.
-
-    Raises CheckpointError; whatever stood at `path` is then unharmed.
-    """
-    buffer = io.BytesIO()
-    torch.save(
+    """Writes `path`, whole or not at all, and returns the SHA-256 of the file. Raises CheckpointError."""
+    return archive.write(
         {
             "format": FORMAT,
             "architecture": {"name": checkpoint.architecture, "arguments": checkpoint.arguments},
@@ -110,25 +89,8 @@ def save(checkpoint: Checkpoint, path: Path) -> str:
             "metrics": checkpoint.metrics,
             "training": checkpoint.training,
         },
-        buffer,
+        path,
     )
-    content = buffer.getvalue()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise CheckpointError(f"{path.name} could not be written: {error.strerror}.") from error
-    with suppress(OSError):  # where folders can be synced, the new name itself survives a power cut
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
-    return hashlib.sha256(content).hexdigest()
 
 
 def load(path: Path, pinned: str | None = None) -> Checkpoint:
@@ -136,11 +98,11 @@ def load(path: Path, pinned: str | None = None) -> Checkpoint:
 
     With `pinned` only the file with that SHA-256 is looked into.
     """
-    content = read(path)
+    content = archive.read(path, ": train it with `python -m training.run`")
     sha256 = hashlib.sha256(content).hexdigest()
     if pinned not in (None, sha256):
         raise CheckpointError(f"{path.name} has the SHA-256 {sha256[:8]}…, not {pinned[:8]}… as expected.")
-    found = unpickle(content, path.name)
+    found = archive.unpack(content, path.name)
     if found.keys() == tutorial_keys():
         checkpoint = Checkpoint("Net", {"sigmoid": True}, found, training={"recipe": "tutorial"}, sha256=sha256)
     else:
@@ -156,45 +118,6 @@ def tutorial_keys() -> Set[str]:
     """The names of the eight tensors of the tutorial's Net."""
     with torch.device("meta"):
         return Net().state_dict().keys()
-
-
-def read(path: Path) -> bytes:
-    """The bytes of a regular file of sensible size."""
-    try:
-        if not path.exists():
-            raise CheckpointError(f"{path.name} does not exist: train it with `python -m training.run`.")
-        if not path.is_file():
-            raise CheckpointError(f"{path.name} is not a regular file.")
-        if (size := path.stat().st_size) > MAX_BYTES:
-            raise CheckpointError(f"{path.name} has {size:,} bytes, over the limit of {MAX_BYTES:,}.")
-        return path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path.name} cannot be read: {error.strerror}.") from error
-
-
-def unpickle(content: bytes, name: str) -> dict[str, Any]:
-    """The dict in the bytes of a checkpoint. The archive is checked first: nothing compressed, every CRC right."""
-    if not content:
-        raise CheckpointError(f"{name} is empty.")
-    try:
-        if not content.startswith(ZIP_SIGNATURE) or not zipfile.is_zipfile(io.BytesIO(content)):
-            raise CheckpointError(f"{name} is not a PyTorch checkpoint, or it is cut short: not a zip archive.")
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-                raise CheckpointError(f"{name} is a compressed zip archive, not a PyTorch checkpoint.")
-            if damaged := archive.testzip():
-                raise CheckpointError(f"{name} is damaged: the checksum of its part {damaged!r} is wrong.")
-        found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{name} holds something else than tensors and plain values, or is damaged; nothing in it was run. "
-            "Save model.state_dict() rather than the model."
-        ) from error
-    except MALFORMED as error:
-        raise CheckpointError(f"{name} is a zip archive, but PyTorch cannot read a checkpoint from it.") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{name} holds a {type(found).__name__}; expected a dict as `training.run` saves it.")
-    return dict(dict.items(found))  # plain: a subclass may hide its methods behind attributes
 
 
 def interpret(found: dict[str, Any], name: str, sha256: str) -> Checkpoint:
@@ -227,6 +150,10 @@ def check_weights(checkpoint: Checkpoint, name: str) -> None:
     try:
         with torch.device("meta"):
             expected = ARCHITECTURES[checkpoint.architecture](**checkpoint.arguments).state_dict()
+    except ImportError as error:
+        raise CheckpointError(
+            f"{name} needs the package {error.name}: pip install 'fashion-mnist-service[pretrained]'."
+        ) from error
     except (TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{name} has arguments that do not make a {checkpoint.architecture}.") from error
     if checkpoint.state_dict.keys() != expected.keys():

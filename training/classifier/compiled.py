@@ -17,6 +17,7 @@ from training.classifier.model import CLASSES, SIDE, Logits, Pixels
 
 OPSET, IR_VERSION = 17, 8  # ONNX as of 2022, which every ONNX Runtime of today reads
 FLOAT = 1  # ONNX's number for float32
+LOWEST = -(2**63)  # as the end of a slice that runs backwards: all of it
 TOLERANCE = 1e-3  # of a logit, relative and absolute; what float32 itself leaves open is near 1e-5
 ELEMENTWISE = {operator.add: "Add", operator.sub: "Sub", operator.mul: "Mul", operator.truediv: "Div"}
 
@@ -35,7 +36,10 @@ def compile_network(network: nn.Module, threads: int) -> Callable[[Pixels], Logi
         import onnxruntime
     except ImportError as error:
         raise CannotCompile(f"{error.name} is not installed.") from error
-    steps = list(fx.symbolic_trace(network).graph.nodes)[1:-1]  # without its input and its output
+    try:
+        steps = list(fx.symbolic_trace(network).graph.nodes)[1:-1]  # without its input and its output
+    except (fx.proxy.TraceError, AssertionError, TypeError) as error:  # it decides by what it sees
+        raise CannotCompile("PyTorch cannot follow the network's steps.") from error
     # Saturated sigmoids tie, and what breaks a tie is the last bit, where ONNX Runtime's own approximates.
     sigmoid = steps[-1].target == "sigmoid" and bool(steps.pop())
     output = [steps[-1].name]
@@ -66,7 +70,8 @@ def to_onnx(network: nn.Module, steps: list[fx.Node]) -> bytes:
     nodes, constants = [], []
 
     def constant(value: Any, name: str) -> str:
-        array = torch.as_tensor(value, dtype=torch.float32).detach().contiguous().numpy()
+        dtype = torch.int64 if isinstance(value, tuple) else torch.float32  # places, or numbers to compute with
+        array = torch.as_tensor(value, dtype=dtype).detach().contiguous().numpy()
         constants.append(numpy_helper.from_array(array, name))
         return name
 
@@ -108,6 +113,8 @@ def translate(step: fx.Node, network: nn.Module) -> tuple[str, dict[str, Any], l
             return "Cast", {"to": FLOAT}, []
         case "flatten":
             return "Flatten", {}, []
+        case "flip" if step.args[1:] == (-1,):  # of the last axis, from its end to before its beginning
+            return "Slice", {}, [(-1,), (LOWEST,), (-1,), (-1,)]
         case "amax":
             return "ReduceMax", {"axes": step.kwargs["dim"], "keepdims": 0}, []
         case function if function in ELEMENTWISE:

@@ -3,6 +3,8 @@
 Scaling and normalisation happen in here, so that training and serving cannot disagree.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, channels_last, nn
@@ -27,6 +29,7 @@ Logits = NDArray[np.float32]
 
 PIXEL_MEAN, PIXEL_STD = 72.9, 90.0  # of the training images, in grey levels of 0…255
 MAX_WIDTH = 4096  # channels; a checkpoint that asks for more is not one of ours
+MAX_SIDE = 16 * SIDE  # pixels; the same
 
 
 class Net(nn.Module):
@@ -61,15 +64,21 @@ class ConvNet(nn.Module):
     """Our network: four 3×3 convolutions with batch normalisation, the last one residual, and a maximum over the image.
 
     Pooling stands before the normalisation and the activation, which then touch a quarter of the memory; on two CPU
-    cores that is worth more time than a wider network.
+    cores that is worth more time than a wider network. With `mirrored`, an answer is the mean of those to the image and
+    to its mirror image, at twice the price.
     """
 
-    def __init__(self, widths: tuple[int, int, int] = (32, 48, 80), dropout: float = 0.0) -> None:
+    def __init__(
+        self, widths: tuple[int, int, int] = (32, 48, 80), dropout: float = 0.0, mirrored: bool = False
+    ) -> None:
         super().__init__()
         if not all(isinstance(width, int) and 0 < width <= MAX_WIDTH for width in widths):
             raise ValueError(f"widths are whole numbers from 1 to {MAX_WIDTH}, not {widths}")
         if not 0 <= dropout <= 1:
             raise ValueError(f"dropout is a share from 0 to 1, not {dropout}")
+        if not isinstance(mirrored, bool):
+            raise TypeError(f"mirrored is True or False, not {mirrored}")
+        self.mirrored = mirrored
         low, middle, high = widths
         self.features = nn.Sequential(
             convolution(1, low, nn.MaxPool2d(2)),  # (N, low, 14, 14)
@@ -84,6 +93,12 @@ class ConvNet(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits [N,10] of `pixels` uint8 [N,1,28,28]; float32 or, under autocast, bfloat16."""
         x = (pixels.float() - PIXEL_MEAN) / PIXEL_STD
+        if self.mirrored and not self.training:
+            return (self.logits(x) + self.logits(x.flip(-1))) / 2
+        return self.logits(x)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Those of normalised images, float32 [N,1,28,28]."""
         x = self.features(x.contiguous(memory_format=channels_last))
         x = x + self.residual(x)
         logits: Tensor = self.head(self.dropout(x.amax(dim=(2, 3))))
@@ -100,4 +115,46 @@ def convolution(channels_in: int, channels_out: int, *pooling: nn.Module) -> nn.
     )
 
 
-ARCHITECTURES: dict[str, type[nn.Module]] = {"Net": Net, "ConvNet": ConvNet}
+class Pretrained(nn.Module):
+    """The network that timm calls `backbone`, for one grey channel and our ten classes, on images of `side` pixels.
+
+    Its weights are random until `start` gives it those of ImageNet. Raises ImportError without timm, ValueError for a
+    name that timm does not know by itself: others it would look for elsewhere.
+    """
+
+    def __init__(self, backbone: str = "tf_efficientnet_lite0", side: int = 2 * SIDE) -> None:
+        super().__init__()
+        import timm
+
+        if not isinstance(backbone, str) or backbone not in timm.list_models():
+            raise ValueError(f"timm has no network {backbone!r}")
+        if not isinstance(side, int) or not SIDE <= side <= MAX_SIDE:
+            raise ValueError(f"side is a whole number from {SIDE} to {MAX_SIDE}, not {side}")
+        self.name, self.side = backbone, side
+        self.backbone = self._create()
+        mean, std = self.backbone.default_cfg["mean"], self.backbone.default_cfg["std"]
+        self.mean, self.std = sum(mean) / len(mean), sum(std) / len(std)  # of the colours, in shares of white
+
+    def _create(self, **options: Any) -> Any:
+        import timm
+
+        backbone = timm.create_model(self.name, in_chans=1, num_classes=len(CLASSES), **options)
+        return backbone.to(memory_format=channels_last)
+
+    def start(self, weights: dict[str, Tensor] | None) -> None:
+        """Takes over weights for ImageNet, timm's own download if none are given.
+
+        timm adds up the first layer's over the colours and leaves the last layer random. Raises what timm raises.
+        """
+        overlay = {} if weights is None else {"pretrained_cfg_overlay": {"state_dict": weights}}
+        self.backbone = self._create(pretrained=True, **overlay)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Logits [N,10] of `pixels` uint8 [N,1,28,28]; float32 or, under autocast, bfloat16."""
+        x = (pixels.float() / 255 - self.mean) / self.std
+        x = functional.interpolate(x, (self.side, self.side), mode="bilinear")
+        logits: Tensor = self.backbone(x.contiguous(memory_format=channels_last))
+        return logits
+
+
+ARCHITECTURES: dict[str, type[nn.Module]] = {"Net": Net, "ConvNet": ConvNet, "Pretrained": Pretrained}

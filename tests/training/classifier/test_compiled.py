@@ -36,10 +36,10 @@ def scrambled(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
-NETWORKS = [Net(), Net(sigmoid=False), ConvNet(), ConvNet((3, 5, 7), dropout=0.5)]
+NETWORKS = [Net(), Net(sigmoid=False), ConvNet(), ConvNet((3, 5, 7), dropout=0.5), ConvNet(mirrored=True)]
 
 
-@pytest.mark.parametrize("network", NETWORKS, ids=["tutorial", "tutorial-logits", "ours", "narrow"])
+@pytest.mark.parametrize("network", NETWORKS, ids=["tutorial", "tutorial-logits", "ours", "narrow", "mirrored"])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_compiled_network_computes_what_the_network_does(network: nn.Module, threads: int) -> None:
     run = compile_network(scrambled(network), threads)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from training.classifier import archive
 from training.classifier import checkpoint as checkpoints
 from training.classifier.checkpoint import Checkpoint, CheckpointError, load, save
 from training.classifier.classifier import Classifier
@@ -243,5 +244,5 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
 
 def test_a_file_of_absurd_size_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "large.pt").open("wb") as file:
-        file.truncate(checkpoints.MAX_BYTES + 1)  # sparse: it takes no space
+        file.truncate(archive.MAX_BYTES + 1)  # sparse: it takes no space
     assert "over the limit of 1,073,741,824" in refusal(tmp_path / "large.pt")
