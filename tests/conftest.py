@@ -50,6 +50,8 @@ def tiny_recipe() -> Recipe:
         held_out=100,
         epochs=4,
         batch_size=20,
+        optimizer="sgd",
+        spared=0.0,
         flip=False,
         precision="float32",
     )

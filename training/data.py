@@ -5,7 +5,6 @@ The whole set is 55 MB of uint8, so it lives on the device as a few tensors and 
 
 import gzip
 import hashlib
-import math
 import socket
 import tempfile
 import zlib
@@ -73,15 +72,6 @@ class Images:
         """The images in order, `size` at a time; the last batch may be smaller."""
         for start in range(0, len(self), size):
             yield self[start : start + size]
-
-    def shuffled_batches(self, size: int, generator: torch.Generator) -> "Iterator[Images]":
-        """All images in a new random order, in as few batches of at most `size` as it takes, all of about one size.
-
-        The order is drawn from `generator` on the CPU, so that a seed means the same everywhere.
-        """
-        order = torch.randperm(len(self), generator=generator).to(self.labels.device)
-        for batch in order.tensor_split(math.ceil(len(self) / size)):
-            yield self[batch]
 
 
 def load(data_dir: Path | None = None) -> tuple[Images, Images]:

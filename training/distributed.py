@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from training.data import Images
-
 
 @dataclass(frozen=True)
 class Ranks:
@@ -24,8 +22,8 @@ class Ranks:
     def leads(self) -> bool:
         return self.rank == 0
 
-    def share(self, batch: Images) -> Images:
-        """This process's part of a batch: every image is some process's, and no image is two's."""
+    def share(self, batch: Tensor) -> Tensor:
+        """This process's part of a batch of indices, int64 [N]: each is some process's, and none is two's."""
         return batch[self.rank :: self.count]
 
     def parallel(self, network: nn.Module) -> nn.Module:
@@ -38,6 +36,13 @@ class Ranks:
             value = value.clone()
             distributed.all_reduce(value)
         return value.item() / self.count
+
+    def merge(self, before: Tensor, values: Tensor) -> None:
+        """Gives `values`, of which each process has changed others since they were `before`, all the changes."""
+        if self.count > 1:
+            changes = values - before
+            distributed.all_reduce(changes)
+            values.copy_(before + changes)
 
     @contextmanager
     def leader_first(self) -> Iterator[None]:

@@ -2,8 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,7 +17,9 @@ from training import augment
 from training.command import TrainingError
 from training.data import Images
 from training.distributed import ALONE, Ranks
-from training.optimizer import make_optimizer, schedule
+from training.optimizer import make_optimizer, set_learning_rate
+from training.progress import progress_bar, say
+from training.pruning import Pruning
 from training.recipes import Recipe
 from training.resume import SideFile
 
@@ -27,12 +27,20 @@ VALIDATION_BATCH_SIZE = 1_000  # images
 STEPS_BETWEEN_LOOKS = 10  # at the loss: on a GPU each look waits for the device
 
 
-class Chance:
-    """What is random in one epoch, by the seed and the epoch's number alone, so that a resumed run repeats it."""
+@dataclass
+class Epoch:
+    """What an epoch shows, by the seed and its number alone, so that a resumed run repeats it."""
 
-    def __init__(self, seed: int, epoch: int, rank: int = 0) -> None:
-        self.order = torch.Generator().manual_seed(derived(seed, epoch, 0))  # of the images, in every process the same
-        self.here = torch.manual_seed(derived(seed, epoch, 1 + rank))  # of this process; dropout draws from it, too
+    number: int  # from 1
+    order: Tensor  # int64 [M], the images in every process
+    weights: Tensor  # float32 [N], what each image counts
+    generator: torch.Generator  # of this process's augmentation; dropout draws from it, too
+
+
+def plan(pruning: Pruning, seed: int, number: int, rank: int = 0) -> Epoch:
+    """The epoch of that number."""
+    order, weights = pruning.choose(number, torch.Generator().manual_seed(derived(seed, number, 0)))
+    return Epoch(number, order, weights, torch.manual_seed(derived(seed, number, 1 + rank)))
 
 
 def derived(*numbers: int) -> int:
@@ -69,10 +77,9 @@ def loop(
     loss is no longer a number, CheckpointError when the side file cannot be read or written.
     """
     optimizer = make_optimizer(recipe, network)
-    steps = math.ceil(len(training) / recipe.batch_size)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(recipe, steps * recipe.epochs))
+    pruning = Pruning(recipe, len(training), training.labels.device)
     progression = Progression()
-    parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "scheduler": scheduler}
+    parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "pruning": pruning}
     if side_file and resume:
         state = side_file.read()
         for name, part in parts.items():
@@ -88,11 +95,10 @@ def loop(
     start = time.perf_counter() - progression.seconds
     try:
         remember()
-        for epoch in range(len(progression.history) + 1, recipe.epochs + 1):
-            with progress_bar(console, f"epoch {epoch}/{recipe.epochs}", steps, recipe.batch_size) as show:
-                training_loss = train_epoch(
-                    recipe, parallel, training, optimizer, scheduler, Chance(seed, epoch, ranks.rank), show, ranks
-                )
+        for number in range(len(progression.history) + 1, recipe.epochs + 1):
+            epoch = plan(pruning, seed, number, ranks.rank)
+            with progress_bar(console, f"epoch {number}/{recipe.epochs}", len(epoch.order)) as show:
+                training_loss = train_epoch(recipe, epoch, parallel, training, optimizer, pruning, show, ranks)
             if ranks.leads:
                 keep(console, recipe, network, held_out, progression, training_loss, start)
             remember()
@@ -140,40 +146,48 @@ def keep(
 
 def train_epoch(
     recipe: Recipe,
+    epoch: Epoch,
     network: nn.Module,
     training: Images,
     optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
-    chance: Chance,
+    pruning: Pruning,
     show: Callable[[int, float], None],
     ranks: Ranks = ALONE,
 ) -> float:
-    """One pass over `training`; the mean over the batches of the batch-mean loss. Raises TrainingError."""
+    """One pass over what `epoch` shows; the mean over the batches of the batch-mean loss. Raises TrainingError.
+
+    `show` is told now and then how many images are done and the loss so far.
+    """
     device = training.pixels.device
     dtype = precision(recipe, device)
     network.train()
-    steps = math.ceil(len(training) / recipe.batch_size)
+    before = pruning.losses.clone()
+    batches = epoch.order.tensor_split(math.ceil(len(epoch.order) / recipe.batch_size))  # all of about one size
     losses = torch.zeros((), device=device)
-    for step, batch in enumerate(training.shuffled_batches(recipe.batch_size, chance.order), start=1):
+    for step, batch in enumerate(batches, start=1):
+        set_learning_rate(recipe, optimizer, (epoch.number - 1 + (step - 0.5) / len(batches)) / recipe.epochs)
         mine = ranks.share(batch)
-        pixels = augmented(recipe, mine.pixels, chance.here)  # uint8 (N, 1, 28, 28)
+        pixels = augmented(recipe, training.pixels[mine], epoch.generator)  # uint8 (N, 1, 28, 28)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
             logits = network(pixels)
-        loss = functional.cross_entropy(logits.float(), mine.labels, label_smoothing=recipe.label_smoothing)
-        loss = loss * (ranks.count * len(mine) / len(batch))  # shares may differ by one image; all images count alike
+        each = functional.cross_entropy(
+            logits.float(), training.labels[mine], label_smoothing=recipe.label_smoothing, reduction="none"
+        )
+        loss = (each * epoch.weights[mine]).sum() * (ranks.count / len(batch))  # of all processes, the batch's mean
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        scheduler.step()
+        pruning.losses[mine] = each.detach()
         losses += loss.detach()
-        if step % STEPS_BETWEEN_LOOKS == 0 or step == steps:
+        if step % STEPS_BETWEEN_LOOKS == 0 or step == len(batches):
             value = ranks.mean(losses) / step
             if not math.isfinite(value):
                 raise TrainingError(
-                    f"the loss is {value} at step {step} of {steps}, "
-                    f"learning rate {scheduler.get_last_lr()[0]:.3g}; try a smaller --lr."
+                    f"the loss is {value} at step {step} of {len(batches)}, "
+                    f"learning rate {optimizer.param_groups[0]['lr']:.3g}; try a smaller --lr."
                 )
-            show(step, value)
+            show(step * len(batch), value)
+    ranks.merge(before, pruning.losses)
     return value
 
 
@@ -210,30 +224,3 @@ def precision(recipe: Recipe, device: torch.device) -> torch.dtype:
 def cpu_has_bfloat16() -> bool:
     """Whether this CPU reports AVX-512-BF16 or AMX; without them bfloat16 is emulated, and slower than float32."""
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-def say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-@contextmanager
-def progress_bar(console: Console, title: str, steps: int, batch_size: int) -> Iterator[Callable[[int, float], None]]:
-    """On a terminal, a bar with loss, images a second and time left; the function it gives sets step and loss."""
-    if not console.is_terminal:
-        yield lambda step, loss: None
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}  {task.fields[rate]:,.0f} images/s"),
-        TimeRemainingColumn(),
-    )
-    start = time.perf_counter()
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(title, total=steps, loss=math.nan, rate=0.0)
-
-        def show(step: int, loss: float) -> None:
-            rate = step * batch_size / (time.perf_counter() - start)
-            progress.update(task, completed=step, loss=loss, rate=rate)
-
-        yield show

@@ -1,20 +1,68 @@
 """The optimiser of a recipe and the course of its learning rate."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from training.recipes import Recipe
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients that pull singular values towards 1 fastest, as published
+NEWTON_SCHULZ_STEPS = 3
+
+
+class Muon(torch.optim.Optimizer):
+    """SGD with Nesterov's momentum, where the step of a bank of filters is made orthogonal (Jordan et al. 2024).
+
+    So no direction is learned faster than another. What a bank of filters amounts to is the normalisation's behind it,
+    so its length is kept at that of an orthogonal matrix. torch.optim.Muon takes matrices alone.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]]) -> None:
+        super().__init__(groups, {"orthogonal": False, "weight_decay": 0.0})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                gradient = parameter.grad.add(parameter, alpha=group["weight_decay"])
+                state = self.state[parameter]
+                if not state:
+                    state["momentum"] = torch.zeros_like(gradient)
+                momentum = state["momentum"].mul_(group["momentum"]).add_(gradient)
+                update = gradient.add_(momentum, alpha=group["momentum"])
+                if group["orthogonal"]:
+                    update = orthogonal(update.flatten(1)).view_as(update)
+                    parameter.mul_(len(parameter) ** 0.5 / parameter.norm())
+                parameter.sub_(update, alpha=group["lr"])
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """Nearly the orthogonal matrix that is closest to `matrix`, float32 [M,N], by Newton and Schulz's iteration."""
+    a, b, c = NEWTON_SCHULZ
+    tall = len(matrix) > matrix.shape[1]
+    x: Tensor = matrix.mT if tall else matrix
+    x = x / (x.norm() + 1e-7)
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        square = x @ x.mT
+        x = a * x + (b * square + c * square @ square) @ x
+    return x.mT if tall else x
 
 
 def make_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
     weights = [parameter for parameter in network.parameters() if parameter.ndim > 1]
+    filters = [weight for weight in weights if weight.ndim == 4 and weight.shape[1] > 1]
     others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
     groups = [
-        {"params": weights, "weight_decay": recipe.weight_decay},
-        {"params": others, "weight_decay": 0.0},
+        {"params": weights, "peak": recipe.learning_rate, "weight_decay": recipe.weight_decay},
+        {"params": others, "peak": recipe.learning_rate, "weight_decay": 0.0},
     ]
+    if recipe.optimizer == "muon":
+        groups[0]["params"] = [weight for weight in weights if not any(weight is each for each in filters)]
+        groups = [group | {"momentum": recipe.momentum} for group in groups]
+        orthogonal = {"orthogonal": True, "momentum": recipe.filter_momentum}
+        return Muon([*groups, {"params": filters, "peak": recipe.filter_learning_rate, **orthogonal}])
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.learning_rate)
     return torch.optim.SGD(
@@ -25,9 +73,14 @@ def make_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
     )
 
 
-def schedule(recipe: Recipe, total_steps: int) -> Callable[[int], float]:
-    """The learning rate at a step as a share of the recipe's: constant, or a triangle that ends at 0."""
+def set_learning_rate(recipe: Recipe, optimizer: torch.optim.Optimizer, progress: float) -> None:
+    """The rate for a step, by how much of the training lies behind it, from 0 to 1."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * schedule(recipe, progress)
+
+
+def schedule(recipe: Recipe, progress: float) -> float:
+    """The learning rate as a share of its peak: constant, or a triangle that rises from 0 and falls to 0."""
     if recipe.schedule == "constant":
-        return lambda step: 1.0
-    peak = max(1, round(recipe.warm_up * total_steps))
-    return lambda step: min((step + 1) / peak, (total_steps - step) / (total_steps - peak + 1))
+        return 1.0
+    return min(progress / recipe.warm_up if recipe.warm_up else 1.0, (1 - progress) / (1 - recipe.warm_up))

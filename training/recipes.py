@@ -13,16 +13,21 @@ class Recipe:
     arguments: dict[str, Any] = field(default_factory=dict)  # of its constructor
 
     held_out: int = 5_000  # of the 60,000 training images: to validate, to choose the epoch and to calibrate on
-    epochs: int = 12
+    epochs: int = 18
     batch_size: int = 128  # images
 
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "muon", "adamw"] = "muon"
     learning_rate: float = 0.05  # the peak, where there is a schedule
     schedule: Literal["constant", "triangle"] = "triangle"
     warm_up: float = 0.2  # share of all steps in which a triangle rises
     momentum: float = 0.9  # Nesterov's, where it is not 0
+    filter_learning_rate: float = 0.03  # of muon, for banks of filters: its steps are orthogonal
+    filter_momentum: float = 0.6
     weight_decay: float = 5e-4  # on the weights, not on biases and normalisation
     label_smoothing: float = 0.1  # share of the target spread over all classes
+
+    spared: float = 0.7  # share of the easy images that an epoch leaves out; see pruning.py
+    spared_until: float = 0.875  # share of the epochs; the others show all images
 
     flip: bool = True  # mirror half of the images
     shift: int = 1  # pixels, at most, along each axis
@@ -38,17 +43,19 @@ TUTORIAL = Recipe(
     held_out=12_000,
     epochs=15,
     batch_size=20,
+    optimizer="sgd",
     learning_rate=0.04,
     schedule="constant",
     momentum=0.0,
     weight_decay=0.0,
     label_smoothing=0.0,
+    spared=0.0,
     flip=False,
     shift=0,
     precision="float32",
 )
 TUTORIAL_LOGITS = replace(TUTORIAL, name="tutorial-logits", arguments={"sigmoid": False})
-FAST = Recipe(name="fast", architecture="ConvNet", arguments={"widths": (32, 48, 80)})
+FAST = Recipe(name="fast", architecture="ConvNet", arguments={"widths": (32, 48, 80), "mirrored": True})
 PRETRAINED = Recipe(
     name="pretrained",
     architecture="Pretrained",

@@ -39,7 +39,8 @@ from training.command import (
 )
 from training.distributed import Ranks, ranks
 from training.evaluate import all_logits, evaluate, print_table
-from training.loop import Progression, loop, precision, say
+from training.loop import Progression, loop, precision
+from training.progress import say
 from training.recipes import RECIPES, Recipe
 from training.resume import SideFile
 
@@ -194,12 +195,14 @@ def make_network(recipe: Recipe, weights: Path | None) -> nn.Module:
 
 
 def customise(recipe: Recipe, options: argparse.Namespace) -> Recipe:
+    learning_rate = options.lr or recipe.learning_rate
     return replace(
         recipe,
         arguments=recipe.arguments | ({"backbone": options.backbone} if options.backbone else {}),
         epochs=options.epochs or recipe.epochs,
         batch_size=options.batch_size or recipe.batch_size,
-        learning_rate=options.lr or recipe.learning_rate,
+        learning_rate=learning_rate,
+        filter_learning_rate=recipe.filter_learning_rate * learning_rate / recipe.learning_rate,
     )
 
 

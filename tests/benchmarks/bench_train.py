@@ -28,8 +28,9 @@ from training import data
 from training.classifier.checkpoint import load
 from training.classifier.classifier import find_device
 from training.classifier.model import ARCHITECTURES
-from training.loop import Chance, precision, train_epoch, validate
-from training.optimizer import make_optimizer, schedule
+from training.loop import plan, precision, train_epoch, validate
+from training.optimizer import make_optimizer
+from training.pruning import Pruning
 from training.recipes import RECIPES, Recipe
 
 LEVELS = (0.783, 0.88, 0.92, 0.94)  # accuracies; the first is what the tutorial's code reaches
@@ -130,11 +131,10 @@ def seconds_to(level: float, recipe: Recipe, seed: int, device: torch.device, da
     torch.manual_seed(seed)
     network = ARCHITECTURES[recipe.architecture](**recipe.arguments).to(device)
     optimizer = make_optimizer(recipe, network)
-    total_steps = -(-len(training) // recipe.batch_size) * recipe.epochs
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(recipe, total_steps))
+    pruning = Pruning(recipe, len(training), device)
     looking = 0.0
 
-    def look(step: int, loss: float) -> None:
+    def look(images: int, loss: float) -> None:
         nonlocal looking
         pause = time.perf_counter()
         if validate(network, held_out)[1] >= level:
@@ -144,8 +144,8 @@ def seconds_to(level: float, recipe: Recipe, seed: int, device: torch.device, da
 
     start = time.perf_counter()
     try:
-        for epoch in range(1, recipe.epochs + 1):
-            train_epoch(recipe, network, training, optimizer, scheduler, Chance(seed, epoch), look)
+        for number in range(1, recipe.epochs + 1):
+            train_epoch(recipe, plan(pruning, seed, number), network, training, optimizer, pruning, look)
     except Reached as reached:
         seconds: float = reached.args[0]
         return seconds

@@ -183,16 +183,6 @@ def test_batches_come_in_order_and_the_last_may_be_small() -> None:
     assert batches == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
-def test_shuffled_batches_are_alike_in_size_and_show_each_image_once_in_a_new_order() -> None:
-    generator = torch.Generator().manual_seed(0)
-    epochs = [list(numbered(50).shuffled_batches(20, generator)) for _ in range(2)]
-    orders = [torch.cat([batch.labels for batch in epoch]).tolist() for epoch in epochs]
-    assert [len(batch) for batch in epochs[0]] == [17, 17, 16]
-    assert sorted(orders[0]) == sorted(orders[1]) == list(range(50))
-    assert orders[0] != orders[1]
-    assert all(torch.equal(batch.pixels[:, 0, 0, 0].long(), batch.labels) for batch in epochs[0])
-
-
 @pytest.mark.data
 def test_debians_package_holds_the_real_images() -> None:
     training, test = data.load()

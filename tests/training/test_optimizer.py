@@ -2,32 +2,71 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+import torch
 from torch import Tensor
 
 from training.classifier.model import ARCHITECTURES
-from training.optimizer import make_optimizer, schedule
+from training.optimizer import make_optimizer, orthogonal, schedule, set_learning_rate
 from training.recipes import FAST, TUTORIAL, Recipe
 
 
-def test_the_triangle_rises_to_one_and_falls_to_nearly_nothing() -> None:
-    share = schedule(replace(FAST, schedule="triangle", warm_up=0.2), 100)
-    shares = [share(step) for step in range(100)]
-    assert max(shares) == 1
-    assert shares.index(1) == 19
-    assert all(before < after for before, after in pairwise(shares[:20]))
-    assert all(before > after for before, after in pairwise(shares[19:]))
-    assert 0 < shares[-1] < 0.02
+def test_the_triangle_rises_to_one_and_falls_to_nothing() -> None:
+    recipe = replace(FAST, schedule="triangle", warm_up=0.2)
+    shares = [schedule(recipe, percent / 100) for percent in range(101)]
+    assert max(shares) == shares[20] == pytest.approx(1)
+    assert all(before < after for before, after in pairwise(shares[:21]))
+    assert all(before > after for before, after in pairwise(shares[20:]))
+    assert shares[0] == shares[-1] == 0
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3])
 @pytest.mark.parametrize("warm_up", [0.0, 0.2, 0.9])
-def test_even_the_shortest_schedule_trains_at_every_step(steps: int, warm_up: float) -> None:
-    share = schedule(replace(FAST, schedule="triangle", warm_up=warm_up), steps)
-    assert all(0 < share(step) <= 1 for step in range(steps))
+def test_the_middle_of_every_step_has_a_rate(warm_up: float) -> None:
+    recipe = replace(FAST, schedule="triangle", warm_up=warm_up)
+    assert all(0 < schedule(recipe, (step + 0.5) / steps) <= 1 for steps in (1, 2, 3) for step in range(steps))
 
 
 def test_a_constant_schedule_is_constant() -> None:
-    assert {schedule(TUTORIAL, 100)(step) for step in range(100)} == {1.0}
+    assert {schedule(TUTORIAL, percent / 100) for percent in range(101)} == {1.0}
+
+
+def test_every_weight_gets_the_rate_of_its_step(tiny_recipe: Recipe) -> None:
+    recipe = replace(tiny_recipe, schedule="triangle", warm_up=0.5, learning_rate=0.4)
+    optimizer = make_optimizer(recipe, ARCHITECTURES[recipe.architecture](**recipe.arguments))
+    for progress, rate in ((0.25, 0.2), (0.5, 0.4), (0.75, 0.2)):
+        set_learning_rate(recipe, optimizer, progress)
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([rate, rate])
+
+
+@pytest.mark.parametrize("shape", [(8, 27), (27, 8)])
+def test_what_is_made_orthogonal_has_singular_values_near_one(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    matrix = torch.randn(shape)
+    found = orthogonal(matrix)
+    assert found.shape == matrix.shape
+    values = torch.linalg.svdvals(found)
+    assert 0.3 < values.min() <= values.max() < 1.3
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    assert torch.cosine_similarity(found.flatten(), (left @ right).flatten(), dim=0) > 0.95
+
+
+def test_muon_is_sgd_but_for_filters(tiny_recipe: Recipe) -> None:
+    networks = [ARCHITECTURES[tiny_recipe.architecture](**tiny_recipe.arguments) for _ in range(2)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    recipes = [
+        replace(tiny_recipe, optimizer="sgd", schedule="constant"),
+        replace(tiny_recipe, optimizer="muon", schedule="constant"),
+    ]
+    for network, recipe in zip(networks, recipes, strict=True):
+        optimizer = make_optimizer(recipe, network)
+        for step in range(3):
+            set_learning_rate(recipe, optimizer, 0.5)
+            for number, parameter in enumerate(network.parameters()):
+                generator = torch.Generator().manual_seed(100 * step + number)
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+            optimizer.step()
+    for (name, sgd), muon in zip(networks[0].named_parameters(), networks[1].parameters(), strict=True):
+        filters = sgd.ndim == 4 and sgd.shape[1] > 1
+        assert torch.allclose(sgd, muon, atol=1e-6) != filters, name
 
 
 def test_weight_decay_spares_biases_and_normalisation(tiny_recipe: Recipe) -> None:

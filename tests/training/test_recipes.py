@@ -35,7 +35,8 @@ def test_the_tutorial_is_reproduced_knob_by_knob() -> None:
     assert (TUTORIAL.held_out, TUTORIAL.epochs, TUTORIAL.batch_size) == (12_000, 15, 20)
     assert (TUTORIAL.learning_rate, TUTORIAL.schedule, TUTORIAL.precision) == (0.04, "constant", "float32")
     assert (TUTORIAL.momentum, TUTORIAL.weight_decay, TUTORIAL.label_smoothing) == (0, 0, 0)
-    assert (TUTORIAL.flip, TUTORIAL.shift, TUTORIAL.erase) == (False, 0, 0)
+    assert (TUTORIAL.flip, TUTORIAL.shift, TUTORIAL.erase, TUTORIAL.spared) == (False, 0, 0, 0)
+    assert TUTORIAL.optimizer == "sgd"
 
 
 def test_tutorial_logits_differs_in_its_sigmoid_alone() -> None:
