@@ -119,7 +119,7 @@ def keep(
     start: float,
 ) -> None:
     """Validates after an epoch, keeps the weights if they are the best so far, and says so in one line."""
-    validation_loss, validation_accuracy = validate(network, held_out)
+    validation_loss, validation_accuracy = validate(recipe, network, held_out)
     progression.seconds = time.perf_counter() - start
     announcement = ""
     if validation_loss <= progression.best_loss:
@@ -203,11 +203,13 @@ def augmented(recipe: Recipe, pixels: Tensor, generator: torch.Generator) -> Ten
 
 
 @torch.inference_mode()
-def validate(network: nn.Module, held_out: Images) -> tuple[float, float]:
-    """Cross-entropy and accuracy on the held-out images, in float32."""
+def validate(recipe: Recipe, network: nn.Module, held_out: Images) -> tuple[float, float]:
+    """Cross-entropy and accuracy on the held-out images, in the precision that the recipe trains in."""
+    device = held_out.pixels.device
+    dtype = precision(recipe, device)
     network.eval()
-    batches = list(held_out.batches(VALIDATION_BATCH_SIZE))
-    logits = torch.cat([network(batch.pixels) for batch in batches])
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        logits = torch.cat([network(batch.pixels) for batch in held_out.batches(VALIDATION_BATCH_SIZE)]).float()
     loss = functional.cross_entropy(logits, held_out.labels).item()
     return loss, (logits.argmax(dim=1) == held_out.labels).float().mean().item()
 

@@ -137,7 +137,7 @@ def seconds_to(level: float, recipe: Recipe, seed: int, device: torch.device, da
     def look(images: int, loss: float) -> None:
         nonlocal looking
         pause = time.perf_counter()
-        if validate(network, held_out)[1] >= level:
+        if validate(recipe, network, held_out)[1] >= level:
             raise Reached(pause - start - looking)
         network.train()
         looking += time.perf_counter() - pause
