@@ -3,7 +3,6 @@
 import io
 import random
 import resource
-import shutil
 import subprocess
 import time
 from dataclasses import replace
@@ -152,7 +151,7 @@ def test_a_removed_side_file_leaves_nothing(tmp_path: Path, tiny_recipe: Recipe)
 @pytest.mark.data
 @pytest.mark.timeout(900)
 def test_a_run_killed_at_20_random_points_ends_with_the_weights_of_one_that_was_not(tmp_path: Path) -> None:
-    arguments = (*QUICK, "--epochs", "6", "--seed", "7", "--output")
+    arguments = (*QUICK, "--epochs", "4", "--seed", "7", "--output")
     begin = time.monotonic()
     assert finished(*arguments, tmp_path / "whole.pt")[0] == 0
     seconds = time.monotonic() - begin
@@ -188,7 +187,7 @@ def test_an_accident_in_mid_run_is_one_sentence(accident: str, tmp_path: Path) -
         if accident == "the disk is full":
             resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1_000, 1_000))  # a write past this fails as there
         else:
-            shutil.rmtree(folder)
+            folder.rename(tmp_path / "elsewhere")
         _, errors = process.communicate()
     assert process.returncode == 1
     assert errors.startswith("error: model.pt.resume could not be written: ")

@@ -44,9 +44,10 @@ def write(found: dict[str, Any], path: Path) -> str:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
+        raise CheckpointError(f"{path.name} could not be written: {error.strerror}.") from error
+    finally:  # Ctrl-C, too, leaves nothing half-written
         with suppress(OSError):
             temporary.unlink()
-        raise CheckpointError(f"{path.name} could not be written: {error.strerror}.") from error
     with suppress(OSError):  # where folders can be synced, the new name itself survives a power cut
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)
