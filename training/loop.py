@@ -100,7 +100,7 @@ def loop(
             with progress_bar(console, f"epoch {number}/{recipe.epochs}", len(epoch.order)) as show:
                 training_loss = train_epoch(recipe, epoch, parallel, training, optimizer, pruning, show, ranks)
             if ranks.leads:
-                keep(console, recipe, network, held_out, progression, training_loss, start)
+                keep(console, recipe, epoch, network, held_out, progression, training_loss, start)
             remember()
     except KeyboardInterrupt:
         progression.interrupted = True
@@ -112,6 +112,7 @@ def loop(
 def keep(
     console: Console,
     recipe: Recipe,
+    epoch: Epoch,
     network: nn.Module,
     held_out: Images,
     progression: Progression,
@@ -130,6 +131,7 @@ def keep(
         progression.best_weights = deepcopy(network.state_dict())
     progression.history.append(
         {
+            "images": len(epoch.order),
             "training_loss": training_loss,
             "validation_loss": validation_loss,
             "validation_accuracy": validation_accuracy,
@@ -138,7 +140,7 @@ def keep(
     )
     say(
         console,
-        f"epoch {len(progression.history):2}/{recipe.epochs}  {progression.seconds:6.1f} s  "
+        f"epoch {epoch.number:2}/{recipe.epochs}  {progression.seconds:6.1f} s  "
         f"training loss {training_loss:.4f}  validation loss {validation_loss:.4f}  "
         f"accuracy {validation_accuracy:.2%}{announcement}",
     )

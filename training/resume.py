@@ -22,7 +22,7 @@ class SideFile:
     def __init__(self, output: Path, recipe: Recipe, seed: int, processes: int) -> None:
         self.path = output.with_name(f"{output.name}.resume")
         self._run: dict[str, Any] = {"version": VERSION, "torch": str(torch.__version__), "recipe": recipe.name}
-        self._run |= {"seed": seed, "processes": processes, **(vars(recipe) | {"name": recipe.name})}
+        self._run |= {"seed": seed, "processes": processes, **vars(recipe)}
 
     def exists(self) -> bool:
         return self.path.is_file()

@@ -22,7 +22,7 @@ from torch import nn
 from training import data
 from training.calibrate import fit_temperature
 from training.classifier import archive
-from training.classifier.checkpoint import Checkpoint, load, save
+from training.classifier.checkpoint import Checkpoint, save
 from training.classifier.classifier import Classifier, find_device
 from training.classifier.model import ARCHITECTURES, Pretrained
 from training.command import (
@@ -146,13 +146,13 @@ def finish(
     checkpoint.metrics.update(
         test_loss=evaluation.loss, test_accuracy=evaluation.accuracy, ece=evaluation.ece, nll=evaluation.nll
     )
-    save(checkpoint, options.output)
+    checkpoint = replace(checkpoint, sha256=save(checkpoint, options.output))
 
     print_table(console, evaluation)
     if options.report:
         from training import report
 
-        report.write(options.report, load(options.output), evaluation, test_images, training_images)
+        report.write(options.report, checkpoint, evaluation, test_images, training_images)
     python = os.path.relpath(sys.executable) if sys.prefix.startswith(os.getcwd()) else sys.executable
     serve = shlex.join((python, "-m", "service", "--model", str(options.output)))
     say(console, f"Saved {options.output}. Serve it: {serve}")

@@ -81,7 +81,7 @@ def health_under_load(runner: Running, cores: Sequence[int], seconds: float) -> 
     with ThreadPoolExecutor(1) as pool, httpx.Client(base_url=runner.url, timeout=TIMEOUT_SECONDS) as client:
         pressing = pool.submit(runner.press, HEALTH_CONNECTIONS, seconds, cores)
         for _ in range(HEALTH_ASKED):
-            time.sleep(seconds / (HEALTH_ASKED + 2))
+            time.sleep(seconds / (HEALTH_ASKED + 2))  # asked all along the load, not all at its beginning
             begin = time.perf_counter()
             if client.get("/health").status_code != 200:
                 raise LoadError("/health was not 200 under load")

@@ -125,7 +125,7 @@ class Running:
             except LoadError:
                 if not patience:
                     raise
-                time.sleep(1)
+                time.sleep(1)  # it may still be loading, and says nowhere when it has done
 
     def press(self, connections: int, seconds: float, cores: Sequence[int]) -> Load:
         """Load from a core that the contender leaves free, or from its own. Raises LoadError."""

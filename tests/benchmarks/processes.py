@@ -48,7 +48,7 @@ class Server:
         calm = False
         while not calm and time.perf_counter() < deadline:
             before = self.cpu_seconds()
-            time.sleep(CALM_SECONDS)
+            time.sleep(CALM_SECONDS)  # over which its use of the CPU is measured
             calm = self.cpu_seconds() - before < CALM_SHARE * CALM_SECONDS
 
     def cpu_seconds(self) -> float:
@@ -85,7 +85,7 @@ def started(
         while not is_ready():
             if process.poll() is not None or time.perf_counter() - begin > START_SECONDS:
                 raise StartError(f"did not come up: {log.read_text(errors='replace')[-800:]}")
-            time.sleep(POLL_SECONDS)
+            time.sleep(POLL_SECONDS)  # nobody tells when it listens
         server = Server(process, time.perf_counter() - begin)
         server.send(signal.SIGSTOP)
         yield server

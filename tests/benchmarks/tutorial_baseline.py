@@ -89,7 +89,13 @@ def tutorial(root: str, seed: int, epochs: int) -> dict[str, Any]:
             torch.save(model.state_dict(), f"{root}/model_scratch.pt")
             valid_loss_min = valid_loss
         seconds += time.perf_counter() - start
-        history.append({"seconds": seconds, "validation_accuracy": accuracy(model, valid_data, device)})
+        history.append(
+            {
+                "images": len(train_data),
+                "seconds": seconds,
+                "validation_accuracy": accuracy(model, valid_data, device),
+            }
+        )
 
     model.load_state_dict(torch.load(f"{root}/model_scratch.pt", weights_only=True))
     return {

@@ -65,8 +65,17 @@ def side_file(folder: Path, recipe: Recipe, seed: int = SEED, processes: int = 1
 
 @pytest.fixture
 def hard_recipe(tiny_recipe: Recipe) -> Recipe:
-    """With all that is random: order, augmentation, dropout."""
-    return replace(tiny_recipe, arguments={"widths": (8, 8, 16), "dropout": 0.2}, epochs=5, flip=True, shift=1, erase=4)
+    """With all that is random, and all that one epoch remembers for the next."""
+    arguments = {"widths": (8, 8, 16), "dropout": 0.2}
+    return replace(
+        tiny_recipe, arguments=arguments, epochs=5, optimizer="muon", spared=0.5, flip=True, shift=1, erase=4
+    )
+
+
+def test_the_hard_recipe_does_spare_images(tmp_path: Path, tiny_images: Images, hard_recipe: Recipe) -> None:
+    file = side_file(tmp_path, hard_recipe)
+    history = train(hard_recipe, tiny_images, file).history
+    assert history[2]["images"] < history[0]["images"] == history[4]["images"] == len(tiny_images) - 100
 
 
 @pytest.mark.parametrize("epoch", range(1, 6))

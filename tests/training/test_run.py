@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import pytest
 import torch
 
 from training import run
+from training.classifier.archive import CheckpointError
 from training.classifier.checkpoint import load
 from training.classifier.classifier import Classifier
-from training.recipes import FAST
+from training.command import TrainingError
+from training.recipes import FAST, PRETRAINED
 
 ROOT = Path(__file__).parents[2]
 QUICK = ("--recipe", "tutorial", "--batch-size", "1000", "--device", "cpu")
@@ -115,6 +118,19 @@ def test_without_arguments_the_recipe_is_fast_and_the_seed_0() -> None:
     options = run.parse([])
     assert (options.recipe, options.seed, options.device) == ("fast", 0, "auto")
     assert str(options.output) == "models/model_scratch.pt"
+
+
+def test_what_a_pretrained_network_cannot_start_from_is_one_sentence(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    for arguments, words in (
+        ({"backbone": "nope"}, "timm has no network 'nope'."),
+        ({}, "tiny.pt does not hold timm's ImageNet weights of tf_efficientnet_lite0; name a file with --weights."),
+    ):
+        recipe = replace(PRETRAINED, arguments=PRETRAINED.arguments | arguments)
+        with pytest.raises(TrainingError) as caught:
+            run.make_network(recipe, tiny_checkpoint)
+        assert str(caught.value) == words
+    with pytest.raises(CheckpointError, match=r"^missing\.pt does not exist\.$"):
+        run.make_network(PRETRAINED, tmp_path / "missing.pt")
 
 
 def test_the_commit_is_a_hash_or_unknown() -> None:

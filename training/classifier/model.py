@@ -144,8 +144,11 @@ class Pretrained(nn.Module):
     def start(self, weights: dict[str, Tensor] | None) -> None:
         """Takes over weights for ImageNet, timm's own download if none are given.
 
-        timm adds up the first layer's over the colours and leaves the last layer random. Raises what timm raises.
+        timm adds up the first layer's over the colours and leaves the last layer random. Raises RuntimeError for
+        weights of another network, which timm would pass over in silence, and what timm raises.
         """
+        if weights is not None and not self.backbone.state_dict().keys() <= weights.keys():
+            raise RuntimeError(f"these are not the weights of {self.name}")
         overlay = {} if weights is None else {"pretrained_cfg_overlay": {"state_dict": weights}}
         self.backbone = self._create(pretrained=True, **overlay)
 

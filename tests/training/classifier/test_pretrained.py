@@ -75,6 +75,11 @@ def test_it_starts_from_weights_for_three_colours_and_a_thousand_classes() -> No
     assert started["backbone.classifier.weight"].shape == (10, weights["classifier.weight"].shape[1])
 
 
-def test_weights_of_another_network_do_not_fit() -> None:
-    with pytest.raises(RuntimeError, match="Error"):
-        Pretrained(BACKBONE).start(timm.create_model("resnet10t").state_dict())
+@pytest.mark.parametrize("other", ["resnet10t", "nothing"])
+def test_weights_of_another_network_are_refused(other: str) -> None:
+    weights = timm.create_model(other).state_dict() if other != "nothing" else {}
+    network = Pretrained(BACKBONE)
+    before = network.state_dict()[f"backbone.{FIRST}"].clone()
+    with pytest.raises(RuntimeError, match="not the weights of tf_efficientnet_lite0"):
+        network.start(weights)
+    assert torch.equal(network.state_dict()[f"backbone.{FIRST}"], before)
