@@ -105,7 +105,8 @@ def serve_together(config: uvicorn.Config) -> int:
 class Supervisor(Multiprocess):
     """uvicorn's, which tells its workers of the end at once, waits for their drain, and ends them on a second signal.
 
-    On SIGINT it spares them the drain. uvicorn's own looks for signals twice a second.
+    On SIGINT it spares them the drain. uvicorn's own looks for signals twice a second, and not while it waits for the
+    sign of life of a worker that has died.
     """
 
     def __init__(self, config: uvicorn.Config, sockets: list[socket]) -> None:
@@ -129,6 +130,12 @@ class Supervisor(Multiprocess):
                 self._told.add(process.pid)
                 with suppress(ProcessLookupError):
                     os.kill(process.pid, FINISH if self.interrupted else signal.SIGTERM)
+
+    def keep_subprocess_alive(self) -> None:
+        for process in self.processes:
+            process.child_conn.close()  # the worker's end: while it is open here, a dead worker only seems slow
+        if not self._told:
+            super().keep_subprocess_alive()
 
     def join_all(self) -> None:
         for listener in self.sockets:

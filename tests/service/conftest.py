@@ -64,8 +64,8 @@ def free_port() -> int:
 
 
 @contextmanager
-def started(*flags: str, **environment: str) -> Iterator[tuple[Service, httpx.Client]]:
-    """`python -m service` with these flags and variables, and a client of it, once it listens."""
+def launched(*flags: str, **environment: str) -> Iterator[tuple[Service, httpx.Client]]:
+    """`python -m service` with these flags and variables, and a client of it, as soon as it runs."""
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "service", "--port", str(port), *flags],
@@ -75,17 +75,24 @@ def started(*flags: str, **environment: str) -> Iterator[tuple[Service, httpx.Cl
     )
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_SECONDS) as client:
-            for _ in poll(60):
-                assert process.poll() is None
-                try:
-                    if "being loaded" not in client.get("/health").text:
-                        break
-                except httpx.TransportError:
-                    continue
             yield process, client
     finally:
         process.kill()
         process.communicate()
+
+
+@contextmanager
+def started(*flags: str, **environment: str) -> Iterator[tuple[Service, httpx.Client]]:
+    """The same once it listens."""
+    with launched(*flags, **environment) as (process, client):
+        for _ in poll(60):
+            assert process.poll() is None
+            try:
+                if "being loaded" not in client.get("/health").text:
+                    break
+            except httpx.TransportError:
+                continue
+        yield process, client
 
 
 def workers_of(supervisor: Service) -> set[int]:

@@ -5,21 +5,23 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.service.conftest import DEADLINE_SECONDS, SHOE, Service, poll, started, workers_of
+from tests.service.conftest import DEADLINE_SECONDS, SHOE, Service, launched, poll, started, workers_of
 
 PICTURE = SHOE.read_bytes()
 CLIENTS = 4
 REPLACED_SECONDS = 5
+LOOKED_AFTER_SECONDS = 0.7  # the supervisor asks its workers for the first time after 0.5
 UPLOAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n" % len(PICTURE)
 
 
@@ -123,6 +125,17 @@ def test_a_second_signal_ends_it_at_once(tiny_checkpoint: Path, workers: str, se
         begin = time.monotonic()
         assert process.wait(DEADLINE_SECONDS) == (130 if second == signal.SIGINT else 0)
         assert time.monotonic() - begin < 3
+
+
+def test_it_ends_while_its_workers_start(tiny_checkpoint: Path) -> None:
+    with launched("--model", str(tiny_checkpoint), "--workers", "2") as (process, _):
+        for _ in poll():
+            if len(workers_of(process)) == 2:
+                break
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(LOOKED_AFTER_SECONDS)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(3) == 0
 
 
 @pytest.fixture(scope="module")
