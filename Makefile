@@ -9,6 +9,7 @@ PORT =
 WORKERS =
 RECIPE =
 
+TEACHER = models/best.pt
 SOAK = overload idle_connections reloads mutated_uploads
 python = .venv/bin/python
 pip = $(python) -m pip --disable-pip-version-check
@@ -32,8 +33,11 @@ setup: .venv/.complete
 serve: setup
 	$(python) -m service$(if $(HOST), --host $(HOST))$(if $(PORT), --port $(PORT))$(if $(WORKERS), --workers $(WORKERS))
 
-train: setup
-	$(python) -m training.run$(if $(RECIPE), --recipe $(RECIPE))
+train: setup $(if $(filter shipped,$(RECIPE)),$(TEACHER))
+	$(python) -m training.run$(if $(RECIPE), --recipe $(RECIPE))$(if $(filter shipped,$(RECIPE)), --teacher $(TEACHER))
+
+$(TEACHER): | setup
+	$(python) -m training.run --recipe best --resume --output $@
 
 test: setup
 	$(python) -m pytest -m "not data and not container and not prometheus"

@@ -46,7 +46,7 @@ def tiny_recipe() -> Recipe:
     return replace(
         FAST,
         name="tiny",
-        arguments={"widths": (8, 8, 16)},
+        arguments={"widths": (8, 16)},
         held_out=100,
         epochs=4,
         batch_size=20,

@@ -50,10 +50,14 @@ class DataError(Exception):
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled images on one device: `pixels` uint8 [N,1,28,28] in 0…255, `labels` int64 [N] in 0…9."""
+    """Labelled images on one device: `pixels` uint8 [N,1,28,28] in 0…255, `labels` int64 [N] in 0…9.
+
+    Where a teacher was asked, `answers` are its logits, float32 [N,10]; no part of the images has them.
+    """
 
     pixels: Tensor
     labels: Tensor
+    answers: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

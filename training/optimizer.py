@@ -51,9 +51,10 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 
 def make_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
-    weights = [parameter for parameter in network.parameters() if parameter.ndim > 1]
+    learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    weights = [parameter for parameter in learned if parameter.ndim > 1]
     filters = [weight for weight in weights if weight.ndim == 4 and weight.shape[1] > 1]
-    others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
+    others = [parameter for parameter in learned if parameter.ndim <= 1]
     groups = [
         {"params": weights, "peak": recipe.learning_rate, "weight_decay": recipe.weight_decay},
         {"params": others, "peak": recipe.learning_rate, "weight_decay": 0.0},

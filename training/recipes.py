@@ -12,19 +12,23 @@ class Recipe:
     architecture: str  # a key of model.ARCHITECTURES
     arguments: dict[str, Any] = field(default_factory=dict)  # of its constructor
 
-    held_out: int = 5_000  # of the 60,000 training images: to validate, to choose the epoch and to calibrate on
-    epochs: int = 12
-    batch_size: int = 128  # images
+    held_out: int = 2_000  # of the 60,000 training images: to validate, to choose the epoch and to calibrate on
+    epochs: int = 16
+    batch_size: int = 96  # images
 
     optimizer: Literal["sgd", "muon", "adamw"] = "muon"
-    learning_rate: float = 0.05  # the peak, where there is a schedule
+    learning_rate: float = 0.01  # the peak, where there is a schedule
     schedule: Literal["constant", "triangle"] = "triangle"
-    warm_up: float = 0.2  # share of all steps in which a triangle rises
+    warm_up: float = 0.001  # share of all steps in which a triangle rises
     momentum: float = 0.9  # Nesterov's, where it is not 0
-    filter_learning_rate: float = 0.03  # of muon, for banks of filters: its steps are orthogonal
+    filter_learning_rate: float = 0.026  # of muon, for banks of filters: its steps are orthogonal
     filter_momentum: float = 0.6
     weight_decay: float = 5e-4  # on the weights, not on biases and normalisation
     label_smoothing: float = 0.0  # share of the target spread over all classes; spoils calibration
+
+    taught: float = 0.0  # share of the loss that a teacher's answers make up; the labels make up the rest
+    softness: float = 2.0  # temperature of both sides' probabilities where a teacher teaches
+    teacher: str = ""  # the name of its checkpoint, known once it is asked
 
     spared: float = 0.5  # share of the easy images that an epoch leaves out; see pruning.py
     spared_until: float = 0.875  # share of the epochs; the others show all images
@@ -54,7 +58,20 @@ TUTORIAL = Recipe(
     precision="float32",
 )
 TUTORIAL_LOGITS = replace(TUTORIAL, name="tutorial-logits", arguments={"sigmoid": False})
-FAST = Recipe(name="fast", architecture="ConvNet", arguments={"widths": (32, 48, 80), "mirrored": True})
+FAST = Recipe(name="fast", architecture="ConvNet", arguments={"mirrored": True})
+BEST = replace(
+    FAST,
+    name="best",
+    arguments={"widths": (64, 128), "blocks": (1, 2), "fine": True, "dropout": 0.2, "mirrored": True},
+    epochs=90,
+    batch_size=128,
+    learning_rate=0.013,
+    filter_learning_rate=0.03,
+    spared_until=0.95,
+    shift=2,
+    erase=8,
+)
+SHIPPED = replace(FAST, name="shipped", arguments={"widths": (64, 96)}, epochs=60, spared_until=0.95, taught=0.9)
 PRETRAINED = Recipe(
     name="pretrained",
     architecture="Pretrained",
@@ -62,9 +79,10 @@ PRETRAINED = Recipe(
     epochs=4,
     optimizer="adamw",
     learning_rate=2e-3,
+    warm_up=0.1,
     weight_decay=0.05,
     shift=2,
     precision="float32",  # its depthwise convolutions take twice as long in bfloat16
 )
 
-RECIPES = {recipe.name: recipe for recipe in (TUTORIAL, TUTORIAL_LOGITS, FAST, PRETRAINED)}
+RECIPES = {recipe.name: recipe for recipe in (TUTORIAL, TUTORIAL_LOGITS, FAST, BEST, SHIPPED, PRETRAINED)}

@@ -17,14 +17,11 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from torch import nn
 
 from training import data
 from training.calibrate import fit_temperature
-from training.classifier import archive
 from training.classifier.checkpoint import Checkpoint, save
 from training.classifier.classifier import Classifier, find_device
-from training.classifier.model import ARCHITECTURES, Pretrained
 from training.command import (
     CHECKPOINT,
     INTERRUPTED,
@@ -40,9 +37,11 @@ from training.command import (
 from training.distributed import Ranks, ranks
 from training.evaluate import all_logits, evaluate, print_table
 from training.loop import Progression, loop, precision
+from training.memory import keep_freed
 from training.progress import say
 from training.recipes import RECIPES, Recipe
 from training.resume import SideFile
+from training.start import make_network, teach
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -63,15 +62,21 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="go on from where a run that was killed has left off")
     parser.add_argument("--backbone", metavar="NAME", help="timm's name of a network, for recipe pretrained")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="its ImageNet weights, else timm downloads them")
+    parser.add_argument("--teacher", type=Path, metavar="FILE", help="the checkpoint that recipe shipped learns from")
     options = parser.parse_args(arguments)
     if options.recipe != "pretrained" and (options.backbone or options.weights):
         parser.error("--backbone and --weights are for --recipe pretrained")
+    if options.teacher and not RECIPES[options.recipe].taught:
+        parser.error("--teacher is for --recipe shipped")
+    if not options.teacher and RECIPES[options.recipe].taught:
+        parser.error("this recipe learns from a checkpoint, such as recipe best makes: name it with --teacher FILE")
     return options
 
 
 def train(options: argparse.Namespace) -> dict[str, Any] | None:
     device = find_device(options.device)
     recipe = customise(RECIPES[options.recipe], options)
+    keep_freed()
     check_writable("--output", options.output)
     if options.report:
         check_writable("--report", options.report / "report.html")
@@ -82,6 +87,7 @@ def train(options: argparse.Namespace) -> dict[str, Any] | None:
 def story(
     console: Console, options: argparse.Namespace, recipe: Recipe, device: torch.device, these: Ranks
 ) -> dict[str, Any] | None:
+    teacher = Classifier.load(options.teacher, device.type) if options.teacher else None
     with these.leader_first():
         training_images, test_images = data.load(options.data_dir)
     training_images, held_out = data.split(training_images.to(device), recipe.held_out, options.seed)
@@ -89,7 +95,7 @@ def story(
         raise TrainingError(f"a batch of {recipe.batch_size} images is too small for {these.count} processes.")
 
     torch.manual_seed(options.seed)
-    network = make_network(recipe, options.weights).to(device)
+    network = make_network(recipe, training_images, options.weights).to(device)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     say(
         console,
@@ -97,6 +103,10 @@ def story(
         f"in {str(precision(recipe, device)).removeprefix('torch.')} on {device.type}; "
         f"{len(training_images):,} images to train on, {len(held_out):,} held out.",
     )
+    if teacher:
+        say(console, f"Asking {teacher.model}, the teacher, for its answers to the images.")
+        training_images = teach(training_images, teacher)
+        recipe = replace(recipe, teacher=teacher.model)
     if options.report and these.leads:
         from training import report  # matplotlib takes a second to import
 
@@ -170,28 +180,6 @@ def finish(
         "output": str(options.output),
         "exit_code": INTERRUPTED if progression.interrupted else 0,
     }
-
-
-def make_network(recipe: Recipe, weights: Path | None) -> nn.Module:
-    """The recipe's network, random but for what it takes over from ImageNet. Raises TrainingError, CheckpointError."""
-    try:
-        network = ARCHITECTURES[recipe.architecture](**recipe.arguments)
-    except ImportError as error:
-        raise TrainingError(
-            f"this recipe needs the package {error.name}: pip install 'fashion-mnist-service[pretrained]'."
-        ) from error
-    except ValueError as error:
-        raise TrainingError(f"{error}.") from error
-    if isinstance(network, Pretrained):
-        state_dict = archive.unpack(archive.read(weights), weights.name) if weights else None
-        try:
-            network.start(state_dict)
-        except (OSError, RuntimeError) as error:
-            source = f"{weights.name} does not hold" if weights else "there is no network to download"
-            raise TrainingError(
-                f"{source} timm's ImageNet weights of {network.name}; name a file with --weights."
-            ) from error
-    return network
 
 
 def customise(recipe: Recipe, options: argparse.Namespace) -> Recipe:

@@ -32,6 +32,7 @@ from training.loop import plan, precision, train_epoch, validate
 from training.optimizer import make_optimizer
 from training.pruning import Pruning
 from training.recipes import RECIPES, Recipe
+from training.start import make_network
 
 LEVELS = (0.783, 0.88, 0.92, 0.94)  # accuracies; the first is what the tutorial's code reaches
 YARDSTICK = "yardstick"
@@ -130,7 +131,7 @@ def seconds_to(level: float, recipe: Recipe, seed: int, device: torch.device, da
     training, _ = data.load(data_dir)
     training, held_out = data.split(training.to(device), recipe.held_out, seed)
     torch.manual_seed(seed)
-    network = ARCHITECTURES[recipe.architecture](**recipe.arguments).to(device)
+    network = make_network(recipe, training).to(device)
     optimizer = make_optimizer(recipe, network)
     pruning = Pruning(recipe, len(training), device)
     looking = 0.0

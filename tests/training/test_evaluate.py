@@ -126,11 +126,11 @@ def test_multiply_adds_and_parameters_of_the_tutorials_net() -> None:
 
 
 def test_multiply_adds_of_a_network_of_ours() -> None:
-    low, middle, high = 2, 3, 4
+    middle, high = 3, 4
     classifier = Classifier(
-        Checkpoint("ConvNet", {"widths": (low, middle, high)}, ConvNet((low, middle, high)).state_dict()), CPU
+        Checkpoint("ConvNet", {"widths": (middle, high)}, ConvNet((middle, high)).state_dict()), CPU
     )
-    convolutions = 28**2 * low + 14**2 * low * middle + 7**2 * middle * high + 7**2 * high * high
+    convolutions = 28**2 * 18 + 14**2 * 18 * middle + 7**2 * middle * high + 7**2 * high * high
     assert multiply_adds(classifier) == 9 * convolutions + 10 * high
 
 

@@ -6,12 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from training.classifier.model import ARCHITECTURES
 from training.command import TrainingError
 from training.data import Images, split
-from training.loop import Progression, loop, precision
+from training.loop import Progression, loop, loss_of_each, precision
 from training.recipes import FAST, TUTORIAL, Recipe
 
 
@@ -153,3 +154,23 @@ def test_on_a_terminal_a_bar_shows_loss_and_speed_and_time_left(tiny_images: Ima
     stream = io.StringIO()
     train(tiny_recipe, tiny_images, console=Console(file=stream, force_terminal=True, width=100))
     assert re.search(r"epoch 1/4 .*loss .*[\d.]+.* images/s.*\d:\d\d:\d\d", stream.getvalue())
+
+
+def test_a_teacher_teaches_beside_the_labels(tiny_images: Images) -> None:
+    chosen = torch.tensor([3, 8, 5])
+    generator = torch.Generator().manual_seed(0)
+    answers = torch.randn(len(tiny_images), 10, generator=generator)
+    taught = replace(tiny_images, answers=answers)
+
+    def slope(share: float, logits: Tensor) -> Tensor:
+        logits = logits.clone().requires_grad_()
+        loss_of_each(replace(FAST, taught=share), logits, taught, chosen).sum().backward()  # type: ignore[no-untyped-call]
+        assert logits.grad is not None
+        return logits.grad
+
+    logits = torch.randn(3, 10, generator=generator)
+    own = functional.cross_entropy(logits, tiny_images.labels[chosen], reduction="none")
+    torch.testing.assert_close(loss_of_each(FAST, logits, tiny_images, chosen), own)
+    torch.testing.assert_close(loss_of_each(replace(FAST, taught=0.0), logits, taught, chosen), own)
+    torch.testing.assert_close(slope(1.0, answers[chosen]), torch.zeros(3, 10), atol=1e-6, rtol=0)  # nothing to learn
+    torch.testing.assert_close(slope(0.5, logits), (slope(0.0, logits) + slope(1.0, logits)) / 2)

@@ -66,7 +66,7 @@ def side_file(folder: Path, recipe: Recipe, seed: int = SEED, processes: int = 1
 @pytest.fixture
 def hard_recipe(tiny_recipe: Recipe) -> Recipe:
     """With all that is random, and all that one epoch remembers for the next."""
-    arguments = {"widths": (8, 8, 16), "dropout": 0.2}
+    arguments = {"widths": (8, 16), "dropout": 0.2}
     return replace(
         tiny_recipe, arguments=arguments, epochs=5, optimizer="muon", spared=0.5, flip=True, shift=1, erase=4
     )
@@ -115,7 +115,7 @@ def test_a_run_that_is_not_resumed_replaces_the_side_file(
     ("change", "words"),
     [
         ({"recipe": {"name": "tutorial"}}, "recipe tiny, and this one has tutorial"),
-        ({"recipe": {"learning_rate": 0.5}}, "learning_rate 0.05, and this one has 0.5"),
+        ({"recipe": {"learning_rate": 0.5}}, "learning_rate 0.01, and this one has 0.5"),
         ({"seed": 4}, "seed 3, and this one has 4"),
         ({"processes": 2}, "processes 1, and this one has 2"),
     ],

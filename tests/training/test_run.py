@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,9 @@ import pytest
 import torch
 
 from training import run
-from training.classifier.archive import CheckpointError
 from training.classifier.checkpoint import load
 from training.classifier.classifier import Classifier
-from training.command import TrainingError
-from training.recipes import FAST, PRETRAINED
+from training.recipes import FAST
 
 ROOT = Path(__file__).parents[2]
 QUICK = ("--recipe", "tutorial", "--batch-size", "1000", "--device", "cpu")
@@ -65,6 +62,9 @@ def interrupt(process: subprocess.Popen[str], beginning: str) -> tuple[str, str]
         (["--device", "tpu"], "cuda"),
         (["--frobnicate"], "--frobnicate"),
         (["shoe.png"], "shoe.png"),
+        (["--weights", "imagenet.pt"], "--weights are for --recipe pretrained"),
+        (["--teacher", "best.pt"], "--teacher is for --recipe shipped"),
+        (["--recipe", "shipped"], "name it with --teacher FILE"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -88,6 +88,7 @@ def test_a_wrong_argument_is_one_sentence_and_exit_code_2(
         (["--output", "/dev/null"], "is a folder or a device"),
         (["--output", "{}/file/model.pt"], "cannot be written"),
         (["--output", "{}/" + "x" * 300 + "/model.pt"], "File name too long"),
+        (["--recipe", "shipped", "--teacher", "{}/missing.pt"], "missing.pt does not exist"),
         (["--device", "cuda" if not torch.cuda.is_available() else "mps"], "finds no"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
@@ -118,19 +119,6 @@ def test_without_arguments_the_recipe_is_fast_and_the_seed_0() -> None:
     options = run.parse([])
     assert (options.recipe, options.seed, options.device) == ("fast", 0, "auto")
     assert str(options.output) == "models/model_scratch.pt"
-
-
-def test_what_a_pretrained_network_cannot_start_from_is_one_sentence(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    for arguments, words in (
-        ({"backbone": "nope"}, "timm has no network 'nope'."),
-        ({}, "tiny.pt does not hold timm's ImageNet weights of tf_efficientnet_lite0; name a file with --weights."),
-    ):
-        recipe = replace(PRETRAINED, arguments=PRETRAINED.arguments | arguments)
-        with pytest.raises(TrainingError) as caught:
-            run.make_network(recipe, tiny_checkpoint)
-        assert str(caught.value) == words
-    with pytest.raises(CheckpointError, match=r"^missing\.pt does not exist\.$"):
-        run.make_network(PRETRAINED, tmp_path / "missing.pt")
 
 
 def test_the_commit_is_a_hash_or_unknown() -> None:
@@ -227,3 +215,17 @@ def test_the_default_recipe_learns_in_one_epoch(tmp_path: Path) -> None:
     result = json.loads(text.splitlines()[-1])
     assert load(tmp_path / "model.pt").recipe == result["recipe"] == "fast"
     assert result["test_accuracy"] > 0.75
+
+
+@pytest.mark.data
+def test_a_network_learns_from_a_teacher_and_its_checkpoint_says_from_which(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    output = tmp_path / "model.pt"
+    code, text, _ = finished(
+        "--recipe", "shipped", "--epochs", "1", "--teacher", tiny_checkpoint, "--output", output
+    )  # fmt: skip
+    assert code == 0
+    teacher = load(tiny_checkpoint).model
+    assert f"Asking {teacher}, the teacher" in text
+    assert load(output).training["settings"]["teacher"] == teacher

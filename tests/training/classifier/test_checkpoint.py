@@ -15,8 +15,8 @@ def checkpoint() -> Checkpoint:
     torch.manual_seed(1)
     return Checkpoint(
         "ConvNet",
-        {"widths": (2, 3, 4), "dropout": 0.25},
-        ConvNet((2, 3, 4)).state_dict(),
+        {"widths": (3, 4), "dropout": 0.25},
+        ConvNet((3, 4)).state_dict(),
         calibration={"temperature": 1.25},
         metrics={"test_accuracy": 0.9251, "validation_loss": 0.2},
         training={"recipe": "round-trip_1", "seed": 3, "history": [{"training_loss": 1.0}]},
@@ -85,7 +85,7 @@ def test_a_state_dict_of_the_tutorial_is_net_with_its_sigmoid(tutorial_state_dic
 
 
 def test_a_state_dict_of_another_network_is_not_taken_for_net(tmp_path: Path) -> None:
-    torch.save(ConvNet((2, 3, 4)).state_dict(), tmp_path / "other.pt")
+    torch.save(ConvNet((3, 4)).state_dict(), tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match=r"other\.pt has no valid 'format'.*8 tensors"):
         load(tmp_path / "other.pt")
 

@@ -27,7 +27,7 @@ def with_weights(network: nn.Module, architecture: str, value: float) -> Classif
         name: torch.full_like(tensor, value) if tensor.is_floating_point() else tensor
         for name, tensor in network.state_dict().items()
     }
-    arguments = {"widths": (2, 3, 4)} if architecture == "ConvNet" else {}
+    arguments = {"widths": (3, 4)} if architecture == "ConvNet" else {}
     return Classifier(Checkpoint(architecture, arguments, weights), CPU)
 
 
@@ -111,7 +111,7 @@ def test_the_smoke_test_passes_a_good_network(checkpoint: str, request: pytest.F
 
 @pytest.mark.parametrize("value", [1e38, 3e38, -1e38])
 def test_the_smoke_test_refuses_finite_weights_that_overflow(value: float) -> None:
-    classifier = with_weights(ConvNet((2, 3, 4)), "ConvNet", value)
+    classifier = with_weights(ConvNet((3, 4)), "ConvNet", value)
     with pytest.raises(CheckpointError, match=r"x\.pt holds weights that give no probabilities on cpu"):
         classifier.smoke_test("x.pt")
 

@@ -20,8 +20,8 @@ from training.classifier.classifier import Classifier
 from training.classifier.model import CLASSES, ConvNet, Net
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:torch")
-FIRST = "features.0.0.weight"  # the first tensor of a ConvNet
-WIDTHS = (2, 3, 4)
+FIRST = "filters.weight"  # the first tensor of a ConvNet
+WIDTHS = (3, 4)
 
 
 class Harm:
@@ -194,18 +194,18 @@ NET_WEIGHTS = dict(Net().state_dict())
         (content(architecture={"name": "ResNet", "arguments": {}}), "known are Net, ConvNet"),
         (content(architecture={"name": ["Net"], "arguments": {}}), "known are Net, ConvNet"),
         (content(architecture={"name": "Net", "arguments": [1]}), "known are Net, ConvNet"),
-        (content(state_dict={}), "26 tensors of a ConvNet"),
-        (content(state_dict=content()["state_dict"] | {"more": torch.ones(1)}), "26 tensors of a ConvNet"),
+        (content(state_dict={}), "22 tensors of a ConvNet"),
+        (content(state_dict=content()["state_dict"] | {"more": torch.ones(1)}), "22 tensors of a ConvNet"),
         (content(state_dict=shadowed(content()["state_dict"])), "no valid 'state_dict'"),
-        (weights(torch.ones(2, 1, 5, 5)), "of shape [2, 1, 5, 5]; ConvNet expects [2, 1, 3, 3]"),
-        (weights(torch.full((2, 1, 3, 3), float("nan"))), f"not finite, under '{FIRST}'"),
-        (weights(torch.full((2, 1, 3, 3), float("-inf"))), f"not finite, under '{FIRST}'"),
-        (weights(torch.ones(2, 1, 3, 3, dtype=torch.float64)), "torch.float64"),
-        (weights(torch.ones(2, 1, 3, 3, dtype=torch.complex64)), "torch.complex64"),
-        (weights(torch.ones(2, 1, 3, 3).to_sparse()), "dense tensor"),
-        (weights(torch.ones(2, 1, 3, 3, device="meta")), "dense tensor"),
+        (weights(torch.ones(18, 1, 5, 5)), "of shape [18, 1, 5, 5]; ConvNet expects [18, 1, 3, 3]"),
+        (weights(torch.full((18, 1, 3, 3), float("nan"))), f"not finite, under '{FIRST}'"),
+        (weights(torch.full((18, 1, 3, 3), float("-inf"))), f"not finite, under '{FIRST}'"),
+        (weights(torch.ones(18, 1, 3, 3, dtype=torch.float64)), "torch.float64"),
+        (weights(torch.ones(18, 1, 3, 3, dtype=torch.complex64)), "torch.complex64"),
+        (weights(torch.ones(18, 1, 3, 3).to_sparse()), "dense tensor"),
+        (weights(torch.ones(18, 1, 3, 3, device="meta")), "dense tensor"),
         (weights([1.0]), "dense tensor"),
-        (weights(with_attribute(torch.ones(2, 1, 3, 3))), "plain tensors"),
+        (weights(with_attribute(torch.ones(18, 1, 3, 3))), "plain tensors"),
         (NET_WEIGHTS | {"conv1.bias": torch.ones(7)}, "of shape [7]; Net expects [6]"),
         (NET_WEIGHTS | {"conv1.bias": torch.full((6,), float("inf"))}, "not finite"),
         ({name: tensor for name, tensor in NET_WEIGHTS.items() if name != "ff2.bias"}, "8 tensors"),
@@ -219,7 +219,7 @@ def test_wrong_content_is_refused_with_what_was_found(tmp_path: Path, found: Any
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        *[("ConvNet", {"widths": w}) for w in ((10**30, 1, 1), (4096,) * 3, (2, 3), (2.0, 3, 4), "abc", torch.ones(3))],
+        *[("ConvNet", {"widths": w}) for w in ((10**30, 1), (4096,) * 2, (2, 3, 4), (2.0, 3), "abc", torch.ones(3))],
         *[("ConvNet", {"dropout": d}) for d in ("x", -1, float("nan"), torch.ones(2))],
         ("ConvNet", {1: 2}),
         ("ConvNet", {"depth": 3}),

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from training.classifier.model import ARCHITECTURES, CLASSES, MAX_WIDTH, SIDE, ConvNet, Net
+from training.classifier.model import ARCHITECTURES, CLASSES, MAX_BLOCKS, MAX_WIDTH, SIDE, ConvNet, Net, normalised
 
 TUTORIAL_SHAPES = {
     "conv1.weight": [6, 1, 5, 5],
@@ -23,14 +23,14 @@ def random_pixels(n: int) -> torch.Tensor:
     return torch.randint(0, 256, (n, 1, SIDE, SIDE), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
 
-@pytest.mark.parametrize("network", [Net(), Net(sigmoid=False), ConvNet((2, 3, 4))])
+@pytest.mark.parametrize("network", [Net(), Net(sigmoid=False), ConvNet((3, 4))])
 def test_a_network_turns_pixels_into_float32_logits(network: nn.Module) -> None:
     logits = network.eval()(random_pixels(3))
     assert logits.shape == (3, len(CLASSES))
     assert logits.dtype == torch.float32
 
 
-@pytest.mark.parametrize("network", [Net(), ConvNet((2, 3, 4))])
+@pytest.mark.parametrize("network", [Net(), ConvNet((3, 4))])
 def test_pictures_of_a_batch_do_not_touch_each_other(network: nn.Module) -> None:
     pixels = random_pixels(5)
     alone = torch.cat([network.eval()(picture[None]) for picture in pixels])
@@ -65,10 +65,14 @@ def test_without_its_sigmoid_net_gives_what_went_into_it() -> None:
     [
         ("Net", {"sigmoid": "no"}),
         ("Net", {"sigmoid": None}),
-        ("ConvNet", {"widths": (0, 1, 1)}),
-        ("ConvNet", {"widths": (1, 1, MAX_WIDTH + 1)}),
-        ("ConvNet", {"widths": (1.0, 1, 1)}),
-        ("ConvNet", {"widths": (1, 1)}),
+        ("ConvNet", {"widths": (0, 1)}),
+        ("ConvNet", {"widths": (1, MAX_WIDTH + 1)}),
+        ("ConvNet", {"widths": (1.0, 1)}),
+        ("ConvNet", {"widths": (1, 1, 1)}),
+        ("ConvNet", {"blocks": (0, -1)}),
+        ("ConvNet", {"blocks": (0, MAX_BLOCKS + 1)}),
+        ("ConvNet", {"blocks": (1,)}),
+        ("ConvNet", {"fine": 1}),
         ("ConvNet", {"dropout": -0.1}),
         ("ConvNet", {"dropout": float("nan")}),
     ],
@@ -79,8 +83,35 @@ def test_a_network_refuses_arguments_that_make_no_sense(architecture: str, argum
 
 
 def test_dropout_acts_in_training_alone() -> None:
-    network = ConvNet((2, 3, 4), dropout=0.5)
+    network = ConvNet((3, 4), dropout=0.5)
     pixels = random_pixels(8)
     assert not torch.equal(network(pixels), network(pixels))
     network.eval()
     assert torch.equal(network(pixels), network(pixels))
+
+
+def test_the_fixed_filters_whiten_patches_and_come_with_both_signs() -> None:
+    network = ConvNet()
+    uneven = (random_pixels(500).float() ** 2 / 255).to(torch.uint8)
+    smooth = functional.avg_pool2d(uneven.float(), 3, stride=1, padding=1).to(torch.uint8)
+    network.whiten(smooth)
+    with torch.inference_mode():
+        seen = network.filters(normalised(smooth))[:, :, 1:-1, 1:-1]  # whole patches
+    components = seen[:, :9].transpose(0, 1).flatten(1)
+    covariance = components.cov()
+    assert torch.allclose(components.mean(dim=1), torch.zeros(9), atol=1e-2)
+    assert (covariance - covariance.diag().diag()).abs().max() < 1e-2
+    assert covariance.diag()[-1] > 0.7  # the strongest; noise stays weak
+    torch.testing.assert_close(seen[:, 9:], -seen[:, :9])
+    assert not any(parameter.requires_grad for parameter in network.filters.parameters())
+
+
+@pytest.mark.parametrize("fine", [False, True])
+def test_the_stages_see_the_image_in_the_size_that_was_asked_for(fine: bool) -> None:
+    network = ConvNet((3, 4), (1, 2), fine=fine).eval()
+    sizes: list[int] = []
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda module, inputs, output: sizes.append(output.shape[-1]))
+    network(random_pixels(2))
+    assert sizes == ([28, 28, 14, 14, 7, 7] if fine else [28, 14, 7, 7, 7, 7])

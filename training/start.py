@@ -1,0 +1,46 @@
+"""What a network begins with: its random weights, filters made from the images, ImageNet weights, a teacher."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from training.classifier import archive
+from training.classifier.classifier import Classifier
+from training.classifier.model import ARCHITECTURES, ConvNet, Pretrained
+from training.command import TrainingError
+from training.data import Images
+from training.evaluate import all_logits
+from training.recipes import Recipe
+
+
+def make_network(recipe: Recipe, training_images: Images, weights: Path | None = None) -> nn.Module:
+    """The recipe's network, random but for what it takes over from these images or from ImageNet, on the CPU.
+
+    Raises TrainingError, CheckpointError.
+    """
+    try:
+        network = ARCHITECTURES[recipe.architecture](**recipe.arguments)
+    except ImportError as error:
+        raise TrainingError(
+            f"this recipe needs the package {error.name}: pip install 'fashion-mnist-service[pretrained]'."
+        ) from error
+    except ValueError as error:
+        raise TrainingError(f"{error}.") from error
+    if isinstance(network, ConvNet):
+        network.whiten(training_images.pixels)
+    if isinstance(network, Pretrained):
+        state_dict = archive.unpack(archive.read(weights), weights.name) if weights else None
+        try:
+            network.start(state_dict)
+        except (OSError, RuntimeError) as error:
+            source = f"{weights.name} does not hold" if weights else "there is no network to download"
+            raise TrainingError(
+                f"{source} timm's ImageNet weights of {network.name}; name a file with --weights."
+            ) from error
+    return network
+
+
+def teach(images: Images, teacher: Classifier) -> Images:
+    """The images with the teacher's answers."""
+    return replace(images, answers=all_logits(teacher, images).to(images.pixels.device))
