@@ -37,7 +37,8 @@ train: setup $(if $(filter shipped,$(RECIPE)),$(TEACHER))
 	$(python) -m training.run$(if $(RECIPE), --recipe $(RECIPE))$(if $(filter shipped,$(RECIPE)), --teacher $(TEACHER))
 
 $(TEACHER): | setup
-	$(python) -m training.run --recipe best --resume --output $@
+	$(python) -m training.run --recipe best --resume --output $@.unfinished
+	mv $@.unfinished $@
 
 test: setup
 	$(python) -m pytest -m "not data and not container and not prometheus"

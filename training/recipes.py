@@ -58,7 +58,7 @@ TUTORIAL = Recipe(
     precision="float32",
 )
 TUTORIAL_LOGITS = replace(TUTORIAL, name="tutorial-logits", arguments={"sigmoid": False})
-FAST = Recipe(name="fast", architecture="ConvNet", arguments={"mirrored": True})
+FAST = Recipe(name="fast", architecture="ConvNet", arguments={"widths": (48, 80), "blocks": (0, 1), "mirrored": True})
 BEST = replace(
     FAST,
     name="best",
@@ -71,7 +71,14 @@ BEST = replace(
     shift=2,
     erase=8,
 )
-SHIPPED = replace(FAST, name="shipped", arguments={"widths": (64, 96)}, epochs=60, spared_until=0.95, taught=0.9)
+SHIPPED = replace(
+    FAST,
+    name="shipped",
+    arguments={"widths": (64, 96), "blocks": (0, 1)},
+    epochs=60,
+    spared_until=0.95,
+    taught=0.9,
+)
 PRETRAINED = Recipe(
     name="pretrained",
     architecture="Pretrained",

@@ -36,12 +36,14 @@ class SideFile:
         found = archive.unpack(archive.read(self.path), self.path.name)
         run, state = found.get("run"), found.get("state")
         if not isinstance(run, dict) or not isinstance(state, dict):
-            raise TrainingError(f"{self.path.name} was not left by a training run; leave --resume away to start anew.")
+            raise TrainingError(
+                f"{self.path.name} was not left by a training run; remove it, or leave --resume away, to start anew."
+            )
         for name, value in self._run.items():
             if run.get(name) != value:
                 raise TrainingError(
                     f"{self.path.name} was left by a run with {name} {run.get(name)}, and this one has {value}; "
-                    "repeat that run's arguments, or leave --resume away to start anew."
+                    "repeat that run's arguments; remove it, or leave --resume away, to start anew."
                 )
         return state
 

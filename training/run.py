@@ -70,6 +70,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         parser.error("--teacher is for --recipe shipped")
     if not options.teacher and RECIPES[options.recipe].taught:
         parser.error("this recipe learns from a checkpoint, such as recipe best makes: name it with --teacher FILE")
+    if options.teacher and options.teacher.resolve() == options.output.resolve():
+        parser.error("--teacher and --output are the same file")
     return options
 
 

@@ -29,6 +29,7 @@ from training.classifier.checkpoint import load
 from training.classifier.classifier import find_device
 from training.classifier.model import ARCHITECTURES
 from training.loop import plan, precision, train_epoch, validate
+from training.memory import keep_freed
 from training.optimizer import make_optimizer
 from training.pruning import Pruning
 from training.recipes import RECIPES, Recipe
@@ -62,6 +63,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each contender")
     parser.add_argument("--data-dir", type=Path, metavar="DIR")
     options = parser.parse_args()
+    keep_freed()  # as training.run does
     device = find_device()
     runs = []
     with tempfile.TemporaryDirectory() as folder:
@@ -130,6 +132,7 @@ def seconds_to(level: float, recipe: Recipe, seed: int, device: torch.device, da
     """
     training, _ = data.load(data_dir)
     training, held_out = data.split(training.to(device), recipe.held_out, seed)
+    start = time.perf_counter()
     torch.manual_seed(seed)
     network = make_network(recipe, training).to(device)
     optimizer = make_optimizer(recipe, network)
@@ -144,7 +147,6 @@ def seconds_to(level: float, recipe: Recipe, seed: int, device: torch.device, da
         network.train()
         looking += time.perf_counter() - pause
 
-    start = time.perf_counter()
     try:
         for number in range(1, recipe.epochs + 1):
             train_epoch(recipe, plan(pruning, seed, number), network, training, optimizer, pruning, look)

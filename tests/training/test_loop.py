@@ -174,3 +174,14 @@ def test_a_teacher_teaches_beside_the_labels(tiny_images: Images) -> None:
     torch.testing.assert_close(loss_of_each(replace(FAST, taught=0.0), logits, taught, chosen), own)
     torch.testing.assert_close(slope(1.0, answers[chosen]), torch.zeros(3, 10), atol=1e-6, rtol=0)  # nothing to learn
     torch.testing.assert_close(slope(0.5, logits), (slope(0.0, logits) + slope(1.0, logits)) / 2)
+
+
+def test_what_a_teacher_says_is_what_is_learned(tiny_images: Images, fast_recipe: Recipe) -> None:
+    wrong = (tiny_images.labels + 1) % 10
+    taught = replace(tiny_images, answers=20 * functional.one_hot(wrong, 10).float())
+    torch.manual_seed(0)
+    recipe = replace(fast_recipe, taught=1.0, epochs=4)
+    network = ARCHITECTURES[recipe.architecture](**recipe.arguments)
+    held_out = Images(tiny_images.pixels, wrong)
+    progression = loop(Console(quiet=True), recipe, network, taught.to(torch.device("cpu")), held_out, seed=0)
+    assert max(epoch["validation_accuracy"] for epoch in progression.history) > 0.9

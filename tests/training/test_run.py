@@ -65,6 +65,7 @@ def interrupt(process: subprocess.Popen[str], beginning: str) -> tuple[str, str]
         (["--weights", "imagenet.pt"], "--weights are for --recipe pretrained"),
         (["--teacher", "best.pt"], "--teacher is for --recipe shipped"),
         (["--recipe", "shipped"], "name it with --teacher FILE"),
+        (["--recipe", "shipped", "--teacher", "a.pt", "--output", "./a.pt"], "are the same file"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -218,6 +219,7 @@ def test_the_default_recipe_learns_in_one_epoch(tmp_path: Path) -> None:
 
 
 @pytest.mark.data
+@pytest.mark.timeout(600)
 def test_a_network_learns_from_a_teacher_and_its_checkpoint_says_from_which(
     tmp_path: Path, tiny_checkpoint: Path
 ) -> None:

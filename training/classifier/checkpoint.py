@@ -156,6 +156,8 @@ def check_weights(checkpoint: Checkpoint, name: str) -> None:
         ) from error
     except (TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{name} has arguments that do not make a {checkpoint.architecture}.") from error
+    if sum(blank.nbytes for blank in expected.values()) > archive.MAX_BYTES:
+        raise CheckpointError(f"{name} is of a network of over {archive.MAX_BYTES:,} bytes, the limit.")
     if checkpoint.state_dict.keys() != expected.keys():
         raise CheckpointError(f"{name} does not hold the {len(expected)} tensors of a {checkpoint.architecture}.")
     for key, blank in expected.items():

@@ -3,6 +3,7 @@
 Scaling and normalisation happen in here, so that training and serving cannot disagree.
 """
 
+from reprlib import repr as shortened  # what a file holds may be without end
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ Logits = NDArray[np.float32]
 PIXEL_MEAN, PIXEL_STD = 72.9, 90.0  # of the training images, in grey levels of 0…255
 PATCH = 3  # pixels, the side of what a fixed filter sees
 FILTERS = 2 * PATCH**2
-WHITENING_IMAGES = 5_000  # the first ones, whose patches are looked at
+WHITENING_IMAGES = 500  # the first ones, whose patches are looked at
 WHITENED = 0.1  # added to a component's variance, so that noise is not blown up
 MAX_WIDTH = 4096  # channels; a checkpoint that asks for more is not one of ours
 MAX_BLOCKS = 64  # residual convolutions of a stage; the same
@@ -48,7 +49,7 @@ class Net(nn.Module):
     def __init__(self, sigmoid: bool = True) -> None:
         super().__init__()
         if not isinstance(sigmoid, bool):
-            raise TypeError(f"sigmoid is True or False, not {sigmoid}")
+            raise TypeError(f"sigmoid is True or False, not {shortened(sigmoid)}")
         self.sigmoid = sigmoid
         self.conv1 = nn.Conv2d(1, 6, 5)
         self.pool = nn.MaxPool2d(2, 2)
@@ -69,10 +70,10 @@ class Net(nn.Module):
 class ConvNet(nn.Module):
     """Our network: fixed filters, then two stages of 3×3 convolutions, and a maximum over the image.
 
-    The fixed filters, which `whiten` sets, show all directions of a 3×3 patch equally strong. They need no gradient,
-    which on two CPU cores is worth a fifth of the time. A stage widens the network to `widths` channels, and adds
-    `blocks` residual convolutions. Pooling stands before normalisation and activation, which then touch a quarter of
-    the memory. With `fine` the stages see 28×28 and 14×14 points instead of 14×14 and 7×7, at four times the price.
+    The fixed filters, which `whiten` sets, show the strong directions of a 3×3 patch equally strong. They need no
+    gradient, which on two CPU cores is worth a fifth of the time. A stage widens the network to `widths` channels, and
+    adds `blocks` residual convolutions. Pooling stands before normalisation and activation, which then touch a quarter
+    of the memory. With `fine` the first convolutions of the stages see 28×28 and 14×14 points instead of 14×14 and 7×7.
     With `mirrored` an answer is the mean of those to the image and to its mirror image, at twice the price.
     """
 
@@ -86,13 +87,14 @@ class ConvNet(nn.Module):
     ) -> None:
         super().__init__()
         for name, pair, lowest, highest in ("widths", widths, 1, MAX_WIDTH), ("blocks", blocks, 0, MAX_BLOCKS):
-            if not (len(pair) == 2 and all(isinstance(each, int) and lowest <= each <= highest for each in pair)):
-                raise ValueError(f"{name} are two whole numbers from {lowest} to {highest}, not {pair}")
-        if not 0 <= dropout <= 1:
-            raise ValueError(f"dropout is a share from 0 to 1, not {dropout}")
+            whole = isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(each, int) for each in pair)
+            if not whole or not all(lowest <= each <= highest for each in pair):
+                raise ValueError(f"{name} are two whole numbers from {lowest} to {highest}, not {shortened(pair)}")
+        if not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
+            raise ValueError(f"dropout is a share from 0 to 1, not {shortened(dropout)}")
         for name, flag in ("fine", fine), ("mirrored", mirrored):
             if not isinstance(flag, bool):
-                raise TypeError(f"{name} is True or False, not {flag}")
+                raise TypeError(f"{name} is True or False, not {shortened(flag)}")
         self.mirrored = mirrored
         middle, high = widths
         self.filters = nn.Conv2d(1, FILTERS, kernel_size=PATCH, padding=PATCH // 2).requires_grad_(False)
@@ -174,9 +176,9 @@ class Pretrained(nn.Module):
         import timm
 
         if not isinstance(backbone, str) or backbone not in timm.list_models():
-            raise ValueError(f"timm has no network {backbone!r}")
+            raise ValueError(f"timm has no network {shortened(backbone)}")
         if not isinstance(side, int) or not SIDE <= side <= MAX_SIDE:
-            raise ValueError(f"side is a whole number from {SIDE} to {MAX_SIDE}, not {side}")
+            raise ValueError(f"side is a whole number from {SIDE} to {MAX_SIDE}, not {shortened(side)}")
         self.name, self.side = backbone, side
         self.backbone = self._create()
         mean, std = self.backbone.default_cfg["mean"], self.backbone.default_cfg["std"]

@@ -141,3 +141,16 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path, checkp
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_bytes() == b"old"
+
+
+def test_a_small_file_cannot_ask_for_a_huge_network(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    path = tmp_path / "huge.pt"
+    with torch.device("meta"):
+        huge = ConvNet((4096, 4096), (64, 64)).state_dict()
+    found = torch.load(tiny_checkpoint, weights_only=True)
+    found["architecture"]["arguments"] = {"widths": (4096, 4096), "blocks": (64, 64)}
+    found["state_dict"] = {name: torch.zeros(()).expand(tensor.shape) for name, tensor in huge.items()}
+    torch.save(found, path)
+    assert path.stat().st_size < 2**20
+    with pytest.raises(CheckpointError, match=r"^huge\.pt is of a network of over 1,073,741,824 bytes, the limit\.$"):
+        load(path)

@@ -220,7 +220,7 @@ def test_wrong_content_is_refused_with_what_was_found(tmp_path: Path, found: Any
     ("name", "arguments"),
     [
         *[("ConvNet", {"widths": w}) for w in ((10**30, 1), (4096,) * 2, (2, 3, 4), (2.0, 3), "abc", torch.ones(3))],
-        *[("ConvNet", {"dropout": d}) for d in ("x", -1, float("nan"), torch.ones(2))],
+        *[("ConvNet", {"dropout": d}) for d in ("x", -1, float("nan"), torch.ones(1), torch.ones(2))],
         ("ConvNet", {1: 2}),
         ("ConvNet", {"depth": 3}),
         *[("Net", {"sigmoid": s}) for s in ("no", None, torch.ones(2))],

@@ -5,7 +5,17 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from training.classifier.model import ARCHITECTURES, CLASSES, MAX_BLOCKS, MAX_WIDTH, SIDE, ConvNet, Net, normalised
+from training.classifier.model import (
+    ARCHITECTURES,
+    CLASSES,
+    MAX_BLOCKS,
+    MAX_WIDTH,
+    SIDE,
+    WHITENED,
+    ConvNet,
+    Net,
+    normalised,
+)
 
 TUTORIAL_SHAPES = {
     "conv1.weight": [6, 1, 5, 5],
@@ -72,8 +82,10 @@ def test_without_its_sigmoid_net_gives_what_went_into_it() -> None:
         ("ConvNet", {"blocks": (0, -1)}),
         ("ConvNet", {"blocks": (0, MAX_BLOCKS + 1)}),
         ("ConvNet", {"blocks": (1,)}),
+        ("ConvNet", {"blocks": {0: 10**12, 1: 0}}),
         ("ConvNet", {"fine": 1}),
         ("ConvNet", {"dropout": -0.1}),
+        ("ConvNet", {"dropout": torch.ones(1)}),
         ("ConvNet", {"dropout": float("nan")}),
     ],
 )
@@ -101,7 +113,9 @@ def test_the_fixed_filters_whiten_patches_and_come_with_both_signs() -> None:
     covariance = components.cov()
     assert torch.allclose(components.mean(dim=1), torch.zeros(9), atol=1e-2)
     assert (covariance - covariance.diag().diag()).abs().max() < 1e-2
-    assert covariance.diag()[-1] > 0.7  # the strongest; noise stays weak
+    patches = functional.unfold(normalised(smooth), 3).mT.flatten(0, 1)
+    variances = torch.linalg.eigvalsh(patches.T.cov())
+    torch.testing.assert_close(covariance.diag(), variances / (variances + WHITENED), atol=1e-2, rtol=0)
     torch.testing.assert_close(seen[:, 9:], -seen[:, :9])
     assert not any(parameter.requires_grad for parameter in network.filters.parameters())
 
