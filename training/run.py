@@ -37,7 +37,6 @@ from training.command import (
 from training.distributed import Ranks, ranks
 from training.evaluate import all_logits, evaluate, print_table
 from training.loop import Progression, loop, precision
-from training.memory import keep_freed
 from training.progress import say
 from training.recipes import RECIPES, Recipe
 from training.resume import SideFile
@@ -78,7 +77,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def train(options: argparse.Namespace) -> dict[str, Any] | None:
     device = find_device(options.device)
     recipe = customise(RECIPES[options.recipe], options)
-    keep_freed()
     check_writable("--output", options.output)
     if options.report:
         check_writable("--report", options.report / "report.html")

@@ -22,7 +22,6 @@ from training import data
 from training.classifier.classifier import find_device
 from training.classifier.model import ConvNet
 from training.loop import loop, validate
-from training.memory import keep_freed
 from training.recipes import FAST
 from training.start import make_network
 
@@ -75,7 +74,6 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, metavar="N", help="of every variant, instead of its own")
     parser.add_argument("--data-dir", type=Path, metavar="DIR")
     options = parser.parse_args()
-    keep_freed()
     device = find_device()
     images, _ = data.load(options.data_dir)
     runs = []

@@ -29,7 +29,6 @@ from training.classifier.checkpoint import load
 from training.classifier.classifier import find_device
 from training.classifier.model import ARCHITECTURES
 from training.loop import plan, precision, train_epoch, validate
-from training.memory import keep_freed
 from training.optimizer import make_optimizer
 from training.pruning import Pruning
 from training.recipes import RECIPES, Recipe
@@ -63,7 +62,6 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each contender")
     parser.add_argument("--data-dir", type=Path, metavar="DIR")
     options = parser.parse_args()
-    keep_freed()  # as training.run does
     device = find_device()
     runs = []
     with tempfile.TemporaryDirectory() as folder:
