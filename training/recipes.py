@@ -14,14 +14,14 @@ class Recipe:
 
     held_out: int = 2_000  # of the 60,000 training images: to validate, to choose the epoch and to calibrate on
     epochs: int = 16
-    batch_size: int = 96  # images
+    batch_size: int = 128  # images
 
     optimizer: Literal["sgd", "muon", "adamw"] = "muon"
     learning_rate: float = 0.01  # the peak, where there is a schedule
     schedule: Literal["constant", "triangle"] = "triangle"
     warm_up: float = 0.001  # share of all steps in which a triangle rises
     momentum: float = 0.9  # Nesterov's, where it is not 0
-    filter_learning_rate: float = 0.026  # of muon, for banks of filters: its steps are orthogonal
+    filter_learning_rate: float = 0.03  # of muon, for banks of filters: its steps are orthogonal
     filter_momentum: float = 0.6
     weight_decay: float = 5e-4  # on the weights, not on biases and normalisation
     label_smoothing: float = 0.0  # share of the target spread over all classes; spoils calibration
@@ -58,15 +58,12 @@ TUTORIAL = Recipe(
     precision="float32",
 )
 TUTORIAL_LOGITS = replace(TUTORIAL, name="tutorial-logits", arguments={"sigmoid": False})
-FAST = Recipe(name="fast", architecture="ConvNet", arguments={"widths": (48, 80), "blocks": (0, 1), "mirrored": True})
+FAST = Recipe(name="fast", architecture="ConvNet", arguments={"widths": (32, 128), "blocks": (0, 1), "mirrored": True})
 BEST = replace(
     FAST,
     name="best",
     arguments={"widths": (64, 128), "blocks": (1, 2), "fine": True, "dropout": 0.2, "mirrored": True},
     epochs=90,
-    batch_size=128,
-    learning_rate=0.013,
-    filter_learning_rate=0.03,
     spared_until=0.95,
     shift=2,
     erase=8,
@@ -74,7 +71,7 @@ BEST = replace(
 SHIPPED = replace(
     FAST,
     name="shipped",
-    arguments={"widths": (64, 96), "blocks": (0, 1)},
+    arguments={"widths": (64, 128), "blocks": (0, 1)},
     epochs=60,
     spared_until=0.95,
     taught=0.9,

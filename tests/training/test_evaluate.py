@@ -130,7 +130,7 @@ def test_multiply_adds_of_a_network_of_ours() -> None:
     classifier = Classifier(
         Checkpoint("ConvNet", {"widths": (middle, high)}, ConvNet((middle, high)).state_dict()), CPU
     )
-    convolutions = 28**2 * 18 + 14**2 * 18 * middle + 7**2 * middle * high + 7**2 * high * high
+    convolutions = 28**2 * 18 + 14**2 * 18 * middle + 7**2 * middle * high + 4**2 * high * high
     assert multiply_adds(classifier) == 9 * convolutions + 10 * high
 
 

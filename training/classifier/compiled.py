@@ -104,7 +104,8 @@ def translate(step: fx.Node, network: nn.Module) -> tuple[str, dict[str, Any], l
             statistics = [layer.running_mean, layer.running_var]
             return "BatchNormalization", {"epsilon": layer.eps}, [layer.weight, layer.bias, *statistics]
         case nn.MaxPool2d() as layer:
-            return "MaxPool", {"kernel_shape": [layer.kernel_size] * 2, "strides": [layer.stride] * 2}, []
+            window = {"kernel_shape": [layer.kernel_size] * 2, "strides": [layer.stride] * 2}
+            return "MaxPool", {**window, "ceil_mode": int(layer.ceil_mode)}, []
         case nn.ReLU() | functional.relu:
             return "Relu", {}, []
         case nn.Dropout() | "contiguous":

@@ -73,13 +73,13 @@ class ConvNet(nn.Module):
     The fixed filters, which `whiten` sets, show the strong directions of a 3×3 patch equally strong. They need no
     gradient, which on two CPU cores is worth a fifth of the time. A stage widens the network to `widths` channels, and
     adds `blocks` residual convolutions. Pooling stands before normalisation and activation, which then touch a quarter
-    of the memory. With `fine` the first convolutions of the stages see 28×28 and 14×14 points instead of 14×14 and 7×7.
+    of the memory. With `fine` the first pooling is left out, so that all that follows sees four times as many points.
     With `mirrored` an answer is the mean of those to the image and to its mirror image, at twice the price.
     """
 
     def __init__(
         self,
-        widths: tuple[int, int] = (48, 80),
+        widths: tuple[int, int] = (32, 128),
         blocks: tuple[int, int] = (0, 1),
         fine: bool = False,
         dropout: float = 0.0,
@@ -98,14 +98,13 @@ class ConvNet(nn.Module):
         self.mirrored = mirrored
         middle, high = widths
         self.filters = nn.Conv2d(1, FILTERS, kernel_size=PATCH, padding=PATCH // 2).requires_grad_(False)
-        early, late = ([], [nn.MaxPool2d(2)]) if fine else ([nn.MaxPool2d(2)], [])
         self.features = nn.Sequential(
-            *early,
-            nn.ReLU(inplace=True),
-            convolution(FILTERS, middle, nn.MaxPool2d(2)),
+            *([] if fine else [pooling()]),
+            nn.ReLU(inplace=True),  # (N, 18, 14, 14)
+            convolution(FILTERS, middle, pooling()),  # (N, middle, 7, 7)
             *(Residual(middle) for _ in range(blocks[0])),
-            convolution(middle, high, *late),
-            *(Residual(high) for _ in range(blocks[1])),  # (N, high, 7, 7)
+            convolution(middle, high, pooling()),  # (N, high, 4, 4)
+            *(Residual(high) for _ in range(blocks[1])),
         )
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(high, len(CLASSES))
@@ -152,6 +151,11 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         changed: Tensor = x + self.convolution(x)
         return changed
+
+
+def pooling() -> nn.Module:
+    """The maximum of 2×2 points; an odd side is rounded up."""
+    return nn.MaxPool2d(2, ceil_mode=True)
 
 
 def convolution(channels_in: int, channels_out: int, *pooling: nn.Module) -> nn.Sequential:

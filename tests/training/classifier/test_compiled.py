@@ -71,7 +71,7 @@ def test_what_is_not_translated_is_left_to_pytorch() -> None:
 
 
 def test_what_is_translated_wrongly_is_left_to_pytorch() -> None:
-    around = nn.Conv2d(18, 48, kernel_size=3, padding=1, padding_mode="circular", bias=False)
+    around = nn.Conv2d(18, 32, kernel_size=3, padding=1, padding_mode="circular", bias=False)
     with pytest.raises(CannotCompile, match="disagree"):
         compile_network(with_layer(0, around), 1)
 

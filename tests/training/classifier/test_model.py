@@ -128,4 +128,4 @@ def test_the_stages_see_the_image_in_the_size_that_was_asked_for(fine: bool) -> 
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(lambda module, inputs, output: sizes.append(output.shape[-1]))
     network(random_pixels(2))
-    assert sizes == ([28, 28, 14, 14, 7, 7] if fine else [28, 14, 7, 7, 7, 7])
+    assert sizes == ([28, 28, 14, 14, 7, 7] if fine else [28, 14, 7, 7, 4, 4])
