@@ -72,7 +72,7 @@ SHIPPED = replace(
     FAST,
     name="shipped",
     arguments={"widths": (64, 128), "blocks": (0, 1)},
-    epochs=60,
+    epochs=50,
     spared_until=0.95,
     taught=0.9,
 )
