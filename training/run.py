@@ -190,7 +190,7 @@ def customise(recipe: Recipe, options: argparse.Namespace) -> Recipe:
         epochs=options.epochs or recipe.epochs,
         batch_size=options.batch_size or recipe.batch_size,
         learning_rate=learning_rate,
-        filter_learning_rate=recipe.filter_learning_rate * learning_rate / recipe.learning_rate,
+        filter_learning_rate=recipe.filter_learning_rate * (learning_rate / recipe.learning_rate),
     )
 
 
