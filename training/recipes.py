@@ -64,6 +64,7 @@ BEST = replace(
     name="best",
     arguments={"widths": (64, 128), "blocks": (1, 2), "fine": True, "dropout": 0.2, "mirrored": True},
     epochs=90,
+    learning_rate=0.013,
     spared_until=0.95,
     shift=2,
     erase=8,

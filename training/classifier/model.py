@@ -100,10 +100,10 @@ class ConvNet(nn.Module):
         self.filters = nn.Conv2d(1, FILTERS, kernel_size=PATCH, padding=PATCH // 2).requires_grad_(False)
         self.features = nn.Sequential(
             *([] if fine else [pooling()]),
-            nn.ReLU(inplace=True),  # (N, 18, 14, 14)
+            nn.ReLU(inplace=True),  # (N, 18, 14, 14); with `fine` this and all below is twice as high and wide
             convolution(FILTERS, middle, pooling()),  # (N, middle, 7, 7)
             *(Residual(middle) for _ in range(blocks[0])),
-            convolution(middle, high, pooling()),  # (N, high, 4, 4)
+            convolution(middle, high, pooling()),  # (N, high, 4, 4), or 7 by 7
             *(Residual(high) for _ in range(blocks[1])),
         )
         self.dropout = nn.Dropout(dropout)
