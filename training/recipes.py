@@ -35,7 +35,7 @@ class Recipe:
 
     flip: bool = True  # mirror half of the images
     shift: int = 1  # pixels, at most, along each axis
-    erase: int = 0  # pixels, the side of a blackened square
+    erase: float = 0.0  # share of the images of which a rectangle becomes noise
 
     precision: Literal["float32", "auto"] = "auto"  # auto: bfloat16 where the hardware has it
 
@@ -58,16 +58,16 @@ TUTORIAL = Recipe(
     precision="float32",
 )
 TUTORIAL_LOGITS = replace(TUTORIAL, name="tutorial-logits", arguments={"sigmoid": False})
-FAST = Recipe(name="fast", architecture="ConvNet", arguments={"widths": (32, 128), "blocks": (0, 1), "mirrored": True})
+FAST = Recipe(name="fast", architecture="ConvNet", arguments={"widths": (32, 128), "blocks": (0, 1), "views": 6})
 BEST = replace(
     FAST,
     name="best",
-    arguments={"widths": (64, 128), "blocks": (1, 2), "fine": True, "dropout": 0.2, "mirrored": True},
-    epochs=90,
+    arguments={"widths": (96, 192), "blocks": (1, 2), "dropout": 0.2, "views": 6},
+    epochs=150,
     learning_rate=0.013,
     spared_until=0.95,
     shift=2,
-    erase=8,
+    erase=0.5,
 )
 SHIPPED = replace(
     FAST,

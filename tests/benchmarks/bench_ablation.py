@@ -45,10 +45,11 @@ VARIANTS = (
     Variant("SGD instead of Muon", {"optimizer": "sgd", "learning_rate": 0.05, "warm_up": 0.2}),
     Variant("no image spared, about as many shown: 9 epochs", {"spared": 0.0, "epochs": 9}),
     Variant("the rate rises for a fifth of the steps", {"warm_up": 0.2}),
-    Variant("answers without the mirror image", {"arguments": FAST.arguments | {"mirrored": False}}),
+    Variant("answers to the image and its mirror image alone", {"arguments": FAST.arguments | {"views": 2}}),
+    Variant("answers to the image alone", {"arguments": FAST.arguments | {"views": 1}}),
     Variant("no image mirrored in training", {"flip": False}),
     Variant("no image moved", {"shift": 0}),
-    Variant("an 8×8 square of each image blackened", {"erase": 8}),
+    Variant("a rectangle of a quarter of the images filled with noise", {"erase": 0.25}),
     Variant("labels smoothed by 0.1", {"label_smoothing": 0.1}),
     Variant("wider, about as long: 64 and 128 channels, 12 epochs", {
         "arguments": FAST.arguments | {"widths": (64, 128)}, "epochs": 12,

@@ -11,7 +11,7 @@ from training.data import Images
 AUGMENTATIONS = {
     "flip": augment.flip,
     "shift": partial(augment.shift, reach=2),
-    "erase": partial(augment.erase, side=8),
+    "erase": partial(augment.erase, share=1.0),
 }
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -62,11 +62,19 @@ def test_shift_moves_by_every_distance_up_to_its_reach_and_ground_moves_in() -> 
     assert not full[:, :, 0].all()
 
 
-def test_erase_blackens_one_square_at_most_of_its_side() -> None:
-    white = torch.full((500, 1, 28, 28), 255, dtype=torch.uint8)
-    black = augment.erase(white, seeded(), side=8)[:, 0] == 0
-    heights, widths = black.any(dim=2).sum(dim=1), black.any(dim=1).sum(dim=1)
-    assert torch.equal(black.sum(dim=(1, 2)), heights * widths)
-    assert heights.max() == widths.max() == 8
-    assert heights.min() >= 4
-    assert black.any(dim=0).all(), "every pixel is erased in some image"
+def test_erase_fills_a_rectangle_of_a_share_of_the_images_with_noise() -> None:
+    black = torch.zeros(2_000, 1, 28, 28, dtype=torch.uint8)
+    erased = augment.erase(black, seeded(), share=0.25)[:, 0]
+    changed = (erased > 0).flatten(1).any(dim=1)
+    assert 0.2 < changed.float().mean() < 0.3
+    touched = erased[changed] > 0  # all but 1 of 256 pixels of noise
+    heights, widths = touched.any(dim=2).sum(dim=1), touched.any(dim=1).sum(dim=1)
+    areas = heights * widths
+    assert (touched.sum(dim=(1, 2)) > 0.8 * areas).all()
+    assert areas.min() < 0.04 * 784
+    assert 0.35 * 784 < areas.max() < 0.45 * 784
+    assert (heights > widths).float().mean() == pytest.approx(0.5, abs=0.1)
+    assert (heights / widths).max() > 2
+    assert touched.any(dim=(0, 1)).all()
+    assert touched.any(dim=(0, 2)).all()
+    assert 100 < erased[changed][touched].float().mean() < 156

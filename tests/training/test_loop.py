@@ -82,7 +82,7 @@ def test_the_weights_of_the_lowest_validation_loss_are_kept(tiny_images: Images)
 @pytest.mark.parametrize("bfloat16_cpu", [True, False], ids=["bfloat16", "float32"], indirect=True)
 @pytest.mark.usefixtures("bfloat16_cpu")
 def test_equal_seeds_give_equal_weights_and_others_do_not(tiny_images: Images, fast_recipe: Recipe) -> None:
-    dropout = replace(fast_recipe, arguments={**fast_recipe.arguments, "dropout": 0.2}, erase=4)
+    dropout = replace(fast_recipe, arguments={**fast_recipe.arguments, "dropout": 0.2}, erase=0.5)
     assert equal([train(dropout, tiny_images, seed) for seed in (3, 3)])
     assert not equal([train(dropout, tiny_images, seed) for seed in (3, 4)])
 
@@ -110,7 +110,7 @@ def test_bfloat16_needs_a_recipe_that_allows_it_and_a_cpu_that_has_it(
 
 def test_training_leaves_the_images_alone(tiny_images: Images, fast_recipe: Recipe) -> None:
     before = tiny_images.pixels.clone()
-    train(replace(fast_recipe, erase=4), tiny_images)
+    train(replace(fast_recipe, erase=0.5), tiny_images)
     assert torch.equal(tiny_images.pixels, before)
 
 

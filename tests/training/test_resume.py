@@ -68,7 +68,7 @@ def hard_recipe(tiny_recipe: Recipe) -> Recipe:
     """With all that is random, and all that one epoch remembers for the next."""
     arguments = {"widths": (8, 16), "dropout": 0.2}
     return replace(
-        tiny_recipe, arguments=arguments, epochs=5, optimizer="muon", spared=0.5, flip=True, shift=1, erase=4
+        tiny_recipe, arguments=arguments, epochs=5, optimizer="muon", spared=0.5, flip=True, shift=1, erase=0.5
     )
 
 

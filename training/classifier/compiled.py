@@ -116,6 +116,10 @@ def translate(step: fx.Node, network: nn.Module) -> tuple[str, dict[str, Any], l
             return "Flatten", {}, []
         case "flip" if step.args[1:] == (-1,):  # of the last axis, from its end to before its beginning
             return "Slice", {}, [(-1,), (LOWEST,), (-1,), (-1,)]
+        case functional.pad if "value" in step.kwargs:
+            sides: Any = step.args[1]
+            left, right, top, bottom = sides
+            return "Pad", {}, [(0, 0, top, left, 0, 0, bottom, right), step.kwargs["value"]]
         case "amax":
             return "ReduceMax", {"axes": step.kwargs["dim"], "keepdims": 0}, []
         case function if function in ELEMENTWISE:

@@ -4,7 +4,7 @@ Scaling and normalisation happen in here, so that training and serving cannot di
 """
 
 from reprlib import repr as shortened  # what a file holds may be without end
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -74,7 +74,8 @@ class ConvNet(nn.Module):
     gradient, which on two CPU cores is worth a fifth of the time. A stage widens the network to `widths` channels, and
     adds `blocks` residual convolutions. Pooling stands before normalisation and activation, which then touch a quarter
     of the memory. With `fine` the first pooling is left out, so that all that follows sees four times as many points.
-    With `mirrored` an answer is the mean of those to the image and to its mirror image, at twice the price.
+    An answer is the mean of those to `views` of the image, at as many times the price: 2 are the image and its mirror
+    image; 6 are these and both moved by one pixel along a diagonal, either way.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class ConvNet(nn.Module):
         blocks: tuple[int, int] = (0, 1),
         fine: bool = False,
         dropout: float = 0.0,
-        mirrored: bool = False,
+        views: Literal[1, 2, 6] = 1,
     ) -> None:
         super().__init__()
         for name, pair, lowest, highest in ("widths", widths, 1, MAX_WIDTH), ("blocks", blocks, 0, MAX_BLOCKS):
@@ -92,10 +93,11 @@ class ConvNet(nn.Module):
                 raise ValueError(f"{name} are two whole numbers from {lowest} to {highest}, not {shortened(pair)}")
         if not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
             raise ValueError(f"dropout is a share from 0 to 1, not {shortened(dropout)}")
-        for name, flag in ("fine", fine), ("mirrored", mirrored):
-            if not isinstance(flag, bool):
-                raise TypeError(f"{name} is True or False, not {shortened(flag)}")
-        self.mirrored = mirrored
+        if not isinstance(fine, bool):
+            raise TypeError(f"fine is True or False, not {shortened(fine)}")
+        if not isinstance(views, int) or views not in (1, 2, 6):
+            raise ValueError(f"views are 1, 2 or 6, not {shortened(views)}")
+        self.views = views
         middle, high = widths
         self.filters = nn.Conv2d(1, FILTERS, kernel_size=PATCH, padding=PATCH // 2).requires_grad_(False)
         self.features = nn.Sequential(
@@ -124,10 +126,14 @@ class ConvNet(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits [N,10] of `pixels` uint8 [N,1,28,28]; float32 or, under autocast, bfloat16."""
-        x = normalised(pixels)
-        if self.mirrored and not self.training:
-            return (self.logits(x) + self.logits(x.flip(-1))) / 2
-        return self.logits(x)
+        seen = [normalised(pixels)]
+        if not self.training:
+            if self.views == 6:
+                seen += [moved(seen[0], 1), moved(seen[0], -1)]
+            if self.views > 1:
+                seen += [x.flip(-1) for x in seen]
+        first, *others = [self.logits(x) for x in seen]
+        return sum(others, first) / len(seen)
 
     def logits(self, x: Tensor) -> Tensor:
         """Those of normalised images, float32 [N,1,28,28]."""
@@ -139,6 +145,12 @@ class ConvNet(nn.Module):
 def normalised(pixels: Tensor) -> Tensor:
     """float32 [N,1,28,28], of about mean 0 and variance 1."""
     return (pixels.float() - PIXEL_MEAN) / PIXEL_STD
+
+
+def moved(x: Tensor, distance: int) -> Tensor:
+    """Normalised images, float32 [N,1,28,28], moved right and down by so many pixels; ground moves in."""
+    sides = (distance, -distance) * 2
+    return functional.pad(x, sides, value=-PIXEL_MEAN / PIXEL_STD)
 
 
 class Residual(nn.Module):

@@ -84,6 +84,8 @@ def test_without_its_sigmoid_net_gives_what_went_into_it() -> None:
         ("ConvNet", {"blocks": (1,)}),
         ("ConvNet", {"blocks": {0: 10**12, 1: 0}}),
         ("ConvNet", {"fine": 1}),
+        ("ConvNet", {"views": 3}),
+        ("ConvNet", {"views": 2.0}),
         ("ConvNet", {"dropout": -0.1}),
         ("ConvNet", {"dropout": torch.ones(1)}),
         ("ConvNet", {"dropout": float("nan")}),
@@ -100,6 +102,18 @@ def test_dropout_acts_in_training_alone() -> None:
     assert not torch.equal(network(pixels), network(pixels))
     network.eval()
     assert torch.equal(network(pixels), network(pixels))
+
+
+def test_an_answer_is_the_mean_of_those_to_its_views() -> None:
+    network = ConvNet((3, 4)).eval()
+    pixels = random_pixels(5)
+    seen = [pixels, functional.pad(pixels, (1, -1, 1, -1)), functional.pad(pixels, (-1, 1, -1, 1))]
+    seen += [view.flip(-1) for view in seen]
+    answers = torch.stack([network(view) for view in seen])
+    network.views = 6
+    torch.testing.assert_close(network(pixels), answers.mean(dim=0))
+    network.views = 2
+    torch.testing.assert_close(network(pixels), answers[[0, 3]].mean(dim=0))
 
 
 def test_the_fixed_filters_whiten_patches_and_come_with_both_signs() -> None:
