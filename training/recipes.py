@@ -73,9 +73,8 @@ SHIPPED = replace(
     FAST,
     name="shipped",
     arguments={"widths": (64, 128), "blocks": (0, 1)},
-    epochs=60,
+    epochs=50,
     spared_until=0.95,
-    erase=0.25,
     taught=0.9,
 )
 PRETRAINED = Recipe(
