@@ -73,7 +73,8 @@ class ConvNet(nn.Module):
     The fixed filters, which `whiten` sets, show the strong directions of a 3×3 patch equally strong. They need no
     gradient, which on two CPU cores is worth a fifth of the time. A stage widens the network to `widths` channels, and
     adds `blocks` residual convolutions. Pooling stands before normalisation and activation, which then touch a quarter
-    of the memory. With `fine` the first pooling is left out, so that all that follows sees four times as many points.
+    of the memory.
+
     An answer is the mean of those to `views` of the image, at as many times the price: 2 are the image and its mirror
     image; 6 are these and both moved by one pixel along a diagonal, either way.
     """
@@ -82,7 +83,6 @@ class ConvNet(nn.Module):
         self,
         widths: tuple[int, int] = (32, 128),
         blocks: tuple[int, int] = (0, 1),
-        fine: bool = False,
         dropout: float = 0.0,
         views: Literal[1, 2, 6] = 1,
     ) -> None:
@@ -93,19 +93,17 @@ class ConvNet(nn.Module):
                 raise ValueError(f"{name} are two whole numbers from {lowest} to {highest}, not {shortened(pair)}")
         if not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
             raise ValueError(f"dropout is a share from 0 to 1, not {shortened(dropout)}")
-        if not isinstance(fine, bool):
-            raise TypeError(f"fine is True or False, not {shortened(fine)}")
         if not isinstance(views, int) or views not in (1, 2, 6):
             raise ValueError(f"views are 1, 2 or 6, not {shortened(views)}")
         self.views = views
         middle, high = widths
         self.filters = nn.Conv2d(1, FILTERS, kernel_size=PATCH, padding=PATCH // 2).requires_grad_(False)
         self.features = nn.Sequential(
-            *([] if fine else [pooling()]),
-            nn.ReLU(inplace=True),  # (N, 18, 14, 14); with `fine` this and all below is twice as high and wide
+            pooling(),
+            nn.ReLU(inplace=True),  # (N, 18, 14, 14)
             convolution(FILTERS, middle, pooling()),  # (N, middle, 7, 7)
             *(Residual(middle) for _ in range(blocks[0])),
-            convolution(middle, high, pooling()),  # (N, high, 4, 4), or 7 by 7
+            convolution(middle, high, pooling()),  # (N, high, 4, 4)
             *(Residual(high) for _ in range(blocks[1])),
         )
         self.dropout = nn.Dropout(dropout)

@@ -40,7 +40,7 @@ NETWORKS = [
     Net(),
     Net(sigmoid=False),
     ConvNet(),
-    ConvNet((5, 7), (2, 1), fine=True, dropout=0.5),
+    ConvNet((5, 7), (2, 1), dropout=0.5),
     ConvNet(views=2),
     ConvNet((5, 7), views=6),
 ]

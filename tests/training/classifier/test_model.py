@@ -83,7 +83,6 @@ def test_without_its_sigmoid_net_gives_what_went_into_it() -> None:
         ("ConvNet", {"blocks": (0, MAX_BLOCKS + 1)}),
         ("ConvNet", {"blocks": (1,)}),
         ("ConvNet", {"blocks": {0: 10**12, 1: 0}}),
-        ("ConvNet", {"fine": 1}),
         ("ConvNet", {"views": 3}),
         ("ConvNet", {"views": 2.0}),
         ("ConvNet", {"dropout": -0.1}),
@@ -134,12 +133,11 @@ def test_the_fixed_filters_whiten_patches_and_come_with_both_signs() -> None:
     assert not any(parameter.requires_grad for parameter in network.filters.parameters())
 
 
-@pytest.mark.parametrize("fine", [False, True])
-def test_the_stages_see_the_image_in_the_size_that_was_asked_for(fine: bool) -> None:
-    network = ConvNet((3, 4), (1, 2), fine=fine).eval()
+def test_each_stage_sees_the_image_at_half_the_size() -> None:
+    network = ConvNet((3, 4), (1, 2)).eval()
     sizes: list[int] = []
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(lambda module, inputs, output: sizes.append(output.shape[-1]))
     network(random_pixels(2))
-    assert sizes == ([28, 28, 14, 14, 7, 7] if fine else [28, 14, 7, 7, 4, 4])
+    assert sizes == [28, 14, 7, 7, 4, 4]
