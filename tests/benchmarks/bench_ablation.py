@@ -16,13 +16,14 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from torch import nn
 
 from tests.benchmarks.bench_train import machine, spread
 from training import data
 from training.classifier.classifier import find_device
 from training.classifier.model import ConvNet
-from training.loop import loop, validate
-from training.recipes import FAST
+from training.loop import Progression, loop, validate
+from training.recipes import FAST, Recipe
 from training.start import make_network
 
 HELD_OUT = 10_000  # images
@@ -103,14 +104,22 @@ def run(variant: Variant, seed: int, images: data.Images, epochs: int | None) ->
         network.filters.reset_parameters()
     network.filters.requires_grad_(variant.learned)
     network.to(images.pixels.device)
-    progression = loop(Console(quiet=True), recipe, network, training, held_out, seed)
+    progression = train(Console(quiet=True), recipe, network, training, held_out, seed)
+    loss, accuracy = validate(recipe, network, held_out)
+    shown = sum(epoch["images"] for epoch in progression.history)
+    return Run(variant.name, seed, accuracy, loss, progression.seconds, shown)
+
+
+def train(
+    console: Console, recipe: Recipe, network: nn.Module, training: data.Images, held_out: data.Images, seed: int
+) -> Progression:
+    """Leaves the best weights of a run in `network`. Raises KeyboardInterrupt, for half a run is none."""
+    progression = loop(console, recipe, network, training, held_out, seed)
     if progression.interrupted:
         raise KeyboardInterrupt
     assert progression.best_weights
     network.load_state_dict(progression.best_weights)
-    loss, accuracy = validate(recipe, network, held_out)
-    shown = sum(epoch["images"] for epoch in progression.history)
-    return Run(variant.name, seed, accuracy, loss, progression.seconds, shown)
+    return progression
 
 
 if __name__ == "__main__":

@@ -17,12 +17,13 @@ from statistics import mean
 import torch
 from rich.console import Console
 
+from tests.benchmarks.bench_ablation import train
 from tests.benchmarks.bench_train import machine, spread
 from training import data
 from training.classifier.checkpoint import load
 from training.classifier.classifier import find_device
 from training.classifier.model import ARCHITECTURES
-from training.loop import loop, validate
+from training.loop import validate
 from training.recipes import FAST, PRETRAINED
 from training.start import make_network
 
@@ -90,13 +91,9 @@ def run(contender: str, seed: int, images: data.Images, test: data.Images, weigh
     if contender == RANDOM:
         network = ARCHITECTURES[recipe.architecture](**recipe.arguments)
     else:
-        network = make_network(recipe, training, weights if contender == IMAGENET else None)
+        network = make_network(recipe, training, weights)
     network.to(images.pixels.device)
-    progression = loop(Console(stderr=True), recipe, network, training, held_out, seed)
-    if progression.interrupted:
-        raise KeyboardInterrupt
-    assert progression.best_weights
-    network.load_state_dict(progression.best_weights)
+    progression = train(Console(stderr=True), recipe, network, training, held_out, seed)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     _, accuracy = validate(recipe, network, test)
     return Run(contender, seed, progression.seconds, parameters, accuracy, progression.history)
