@@ -93,6 +93,7 @@ class PunctualProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self.waiting_since = self.loop.time()
         self.head_bytes = 0
+        PunctualProtocol.awake_until = 0.0  # here it is
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()

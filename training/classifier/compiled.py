@@ -19,7 +19,14 @@ OPSET, IR_VERSION = 17, 8  # ONNX as of 2022, which every ONNX Runtime of today 
 FLOAT = 1  # ONNX's number for float32
 LOWEST = -(2**63)  # as the end of a slice that runs backwards: all of it
 TOLERANCE = 1e-3  # of a logit, relative and absolute; what float32 itself leaves open is near 1e-5
-ELEMENTWISE = {operator.add: "Add", operator.sub: "Sub", operator.mul: "Mul", operator.truediv: "Div"}
+ELEMENTWISE: dict[Any, str] = {
+    operator.add: "Add",
+    operator.sub: "Sub",
+    operator.mul: "Mul",
+    operator.truediv: "Div",
+    "neg": "Neg",
+    "exp": "Exp",
+}
 
 
 class CannotCompile(Exception):
@@ -37,11 +44,11 @@ def compile_network(network: nn.Module, threads: int) -> Callable[[Pixels], Logi
     except ImportError as error:
         raise CannotCompile(f"{error.name} is not installed.") from error
     try:
-        steps = list(fx.symbolic_trace(network).graph.nodes)[1:-1]  # without its input and its output
+        graph = fx.symbolic_trace(network).graph
     except (fx.proxy.TraceError, AssertionError, TypeError) as error:  # it decides by what it sees
         raise CannotCompile("PyTorch cannot follow the network's steps.") from error
-    # Saturated sigmoids tie, and what breaks a tie is the last bit, where ONNX Runtime's own approximates.
-    sigmoid = steps[-1].target == "sigmoid" and bool(steps.pop())
+    spell_out_sigmoids(graph)
+    steps = list(graph.nodes)[1:-1]  # without its input and its output
     output = [steps[-1].name]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -50,9 +57,6 @@ def compile_network(network: nn.Module, threads: int) -> Callable[[Pixels], Logi
 
     def run(pixels: Pixels) -> Logits:
         logits: Logits = session.run(output, {"pixels": pixels})[0]
-        if sigmoid:
-            with np.errstate(over="ignore"):
-                np.reciprocal(1 + np.exp(-logits), out=logits)
         return logits
 
     samples = np.random.default_rng(0).integers(256, size=(2, 1, SIDE, SIDE), dtype=np.uint8)
@@ -61,6 +65,16 @@ def compile_network(network: nn.Module, threads: int) -> Callable[[Pixels], Logi
     if not np.allclose(run(samples), expected, TOLERANCE, TOLERANCE, equal_nan=True):
         raise CannotCompile("ONNX Runtime and PyTorch disagree on what the network computes.")
     return run
+
+
+def spell_out_sigmoids(graph: fx.Graph) -> None:
+    """Saturated sigmoids tie, and what breaks a tie is the last bit, where ONNX Runtime's own sigmoid approximates."""
+    for step in graph.nodes:
+        if step.target == "sigmoid":
+            with graph.inserting_before(step):
+                x: Any = fx.Proxy(step.args[0])
+                step.replace_all_uses_with((1 / (1 + x.neg().exp())).node)
+            graph.erase_node(step)
 
 
 def to_onnx(network: nn.Module, steps: list[fx.Node]) -> bytes:
