@@ -8,7 +8,7 @@ import hashlib
 import socket
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -50,10 +50,14 @@ class DataError(Exception):
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled images on one device: `pixels` uint8 [N,1,28,28] in 0…255, `labels` int64 [N] in 0…9."""
+    """Labelled images on one device: `pixels` uint8 [N,1,28,28] in 0…255, `labels` int64 [N] in 0…9.
+
+    Where a teacher was asked, `answers` are its logits, float32 [N,10].
+    """
 
     pixels: Tensor
     labels: Tensor
+    answers: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -63,10 +67,14 @@ class Images:
         return self.pixels.cpu().numpy()
 
     def __getitem__(self, index: Tensor | slice) -> "Images":
-        return Images(self.pixels[index], self.labels[index])
+        return self._map(lambda tensor: tensor[index])
 
     def to(self, device: torch.device) -> "Images":
-        return Images(self.pixels.to(device), self.labels.to(device))
+        return self._map(lambda tensor: tensor.to(device))
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Images":
+        answers = None if self.answers is None else change(self.answers)
+        return Images(change(self.pixels), change(self.labels), answers)
 
     def batches(self, size: int) -> "Iterator[Images]":
         """The images in order, `size` at a time; the last batch may be smaller."""

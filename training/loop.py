@@ -69,11 +69,8 @@ def loop(
     side_file: SideFile | None = None,
     resume: bool = False,
     ranks: Ranks = ALONE,
-    teacher: nn.Module | None = None,
 ) -> Progression:
     """Trains `network` in place and keeps the weights of the epoch with the lowest validation loss.
-
-    A `teacher` is asked about the very pixels that `network` sees, augmented as they are (Beyer et al. 2022).
 
     All that it will need to go on is in `side_file` after every epoch; with `resume` it goes on from there. What is
     random in an epoch follows from the seed and its number alone. Ctrl-C ends it early. Raises TrainingError when the
@@ -101,7 +98,7 @@ def loop(
         for number in range(len(progression.history) + 1, recipe.epochs + 1):
             epoch = plan(pruning, seed, number, ranks.rank)
             with progress_bar(console, f"epoch {number}/{recipe.epochs}", len(epoch.order)) as show:
-                training_loss = train_epoch(recipe, epoch, parallel, training, optimizer, pruning, show, ranks, teacher)
+                training_loss = train_epoch(recipe, epoch, parallel, training, optimizer, pruning, show, ranks)
             if ranks.leads:
                 keep(console, recipe, epoch, network, held_out, progression, training_loss, start)
             remember()
@@ -158,7 +155,6 @@ def train_epoch(
     pruning: Pruning,
     show: Callable[[int, float], None],
     ranks: Ranks = ALONE,
-    teacher: nn.Module | None = None,
 ) -> float:
     """One pass over what `epoch` shows; the mean over the batches of the batch-mean loss. Raises TrainingError.
 
@@ -175,9 +171,8 @@ def train_epoch(
         mine = ranks.share(batch)
         pixels = augmented(recipe, training.pixels[mine], epoch.generator)  # uint8 (N, 1, 28, 28)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-            logits = network(pixels).float()
-            answers = teacher(pixels).float() if teacher else None
-        each = loss_of_each(recipe, logits, training.labels[mine], answers)
+            logits = network(pixels)
+        each = loss_of_each(recipe, logits.float(), training, mine)
         loss = (each * epoch.weights[mine]).sum() * (ranks.count / len(batch))  # of all processes, the batch's mean
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -196,13 +191,14 @@ def train_epoch(
     return value
 
 
-def loss_of_each(recipe: Recipe, logits: Tensor, labels: Tensor, answers: Tensor | None) -> Tensor:
-    """Cross-entropy, float32 [N], with the labels, and with a teacher's `answers` if there are any, its logits, float32
-    [N,10], softened on both sides (distillation, Hinton et al. 2015)."""
+def loss_of_each(recipe: Recipe, logits: Tensor, training: Images, chosen: Tensor) -> Tensor:
+    """Cross-entropy, float32 [N], with the labels of the chosen images, and with their teacher's answers if they have
+    one, softened on both sides (distillation, Hinton et al. 2015)."""
+    labels = training.labels[chosen]
     each = functional.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing, reduction="none")
-    if answers is None:
+    if training.answers is None:
         return each
-    softened = (answers / recipe.softness).softmax(dim=1)
+    softened = (training.answers[chosen] / recipe.softness).softmax(dim=1)
     taught = functional.cross_entropy(logits / recipe.softness, softened, reduction="none") * recipe.softness**2
     return recipe.taught * taught + (1 - recipe.taught) * each
 

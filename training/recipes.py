@@ -26,9 +26,9 @@ class Recipe:
     weight_decay: float = 5e-4  # on the weights, not on biases and normalisation
     label_smoothing: float = 0.0  # share of the target spread over all classes; spoils calibration
 
-    taught: float = 0.9  # share of the loss that a teacher's answers make up, if there is one; else the labels are all
+    taught: float = 0.0  # share of the loss that a teacher's answers make up; the labels make up the rest
     softness: float = 2.0  # temperature of both sides' probabilities where a teacher teaches
-    teacher: str = ""  # the name of its checkpoint, known once it is loaded
+    teacher: str = ""  # the name of its checkpoint, known once it is asked
 
     spared: float = 0.5  # share of the easy images that an epoch leaves out; see pruning.py
     spared_until: float = 0.875  # share of the epochs; the others show all images
@@ -75,6 +75,7 @@ SHIPPED = replace(
     arguments={"widths": (64, 128), "blocks": (0, 1)},
     epochs=50,
     spared_until=0.95,
+    taught=0.9,
 )
 PRETRAINED = Recipe(
     name="pretrained",

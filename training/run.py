@@ -40,7 +40,7 @@ from training.loop import Progression, loop, precision
 from training.progress import say
 from training.recipes import RECIPES, Recipe
 from training.resume import SideFile
-from training.start import load_teacher, make_network
+from training.start import make_network, teach
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,11 +61,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="go on from where a run that was killed has left off")
     parser.add_argument("--backbone", metavar="NAME", help="timm's name of a network, for recipe pretrained")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="its ImageNet weights, else timm downloads them")
-    parser.add_argument("--teacher", type=Path, metavar="FILE", help="a checkpoint to learn from, beside the labels")
+    parser.add_argument("--teacher", type=Path, metavar="FILE", help="the checkpoint that recipe shipped learns from")
     options = parser.parse_args(arguments)
     if options.recipe != "pretrained" and (options.backbone or options.weights):
         parser.error("--backbone and --weights are for --recipe pretrained")
-    if options.recipe == "shipped" and not options.teacher:
+    if options.teacher and not RECIPES[options.recipe].taught:
+        parser.error("--teacher is for --recipe shipped")
+    if not options.teacher and RECIPES[options.recipe].taught:
         parser.error("this recipe learns from a checkpoint, such as recipe best makes: name it with --teacher FILE")
     if options.teacher and options.teacher.resolve() == options.output.resolve():
         parser.error("--teacher and --output are the same file")
@@ -85,10 +87,7 @@ def train(options: argparse.Namespace) -> dict[str, Any] | None:
 def story(
     console: Console, options: argparse.Namespace, recipe: Recipe, device: torch.device, these: Ranks
 ) -> dict[str, Any] | None:
-    teacher = None
-    if options.teacher:
-        name, teacher = load_teacher(options.teacher, device)
-        recipe = replace(recipe, teacher=name)
+    teacher = Classifier.load(options.teacher, device.type) if options.teacher else None
     with these.leader_first():
         training_images, test_images = data.load(options.data_dir)
     training_images, held_out = data.split(training_images.to(device), recipe.held_out, options.seed)
@@ -105,7 +104,9 @@ def story(
         f"{len(training_images):,} images to train on, {len(held_out):,} held out.",
     )
     if teacher:
-        say(console, f"It learns from {recipe.teacher} and from the labels.")
+        say(console, f"Asking {teacher.model}, the teacher, for its answers to the images.")
+        training_images = teach(training_images, teacher)
+        recipe = replace(recipe, teacher=teacher.model)
     if options.report and these.leads:
         from training import report  # matplotlib takes a second to import
 
@@ -116,7 +117,7 @@ def story(
     if options.resume:
         say(console, f"Going on from {side_file.path}." if resume else f"No {side_file.path}: from the beginning.")
     progression = loop(
-        console, recipe, network, training_images, held_out, options.seed, side_file, resume, these, teacher
+        console, recipe, network, training_images, held_out, options.seed, side_file, resume=resume, ranks=these
     )
     if not these.leads:
         return None

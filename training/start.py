@@ -1,8 +1,8 @@
 """What a network begins with: its random weights, filters made from the images, ImageNet weights, a teacher."""
 
+from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from training.classifier import archive
@@ -10,6 +10,7 @@ from training.classifier.classifier import Classifier
 from training.classifier.model import ARCHITECTURES, ConvNet, Pretrained
 from training.command import TrainingError
 from training.data import Images
+from training.evaluate import all_logits
 from training.recipes import Recipe
 
 
@@ -40,13 +41,6 @@ def make_network(recipe: Recipe, training_images: Images, weights: Path | None =
     return network
 
 
-def load_teacher(path: Path, device: torch.device) -> tuple[str, nn.Module]:
-    """The name of a checkpoint and its network, which answers for the one view that it is shown.
-
-    Raises CheckpointError.
-    """
-    classifier = Classifier.load(path, device.type)
-    network = classifier.network.requires_grad_(False)
-    if isinstance(network, ConvNet):
-        network.views = 1
-    return classifier.model, network
+def teach(images: Images, teacher: Classifier) -> Images:
+    """The images with the teacher's answers."""
+    return replace(images, answers=all_logits(teacher, images).to(images.pixels.device))

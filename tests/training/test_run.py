@@ -63,6 +63,7 @@ def interrupt(process: subprocess.Popen[str], beginning: str) -> tuple[str, str]
         (["--frobnicate"], "--frobnicate"),
         (["shoe.png"], "shoe.png"),
         (["--weights", "imagenet.pt"], "--weights are for --recipe pretrained"),
+        (["--teacher", "best.pt"], "--teacher is for --recipe shipped"),
         (["--recipe", "shipped"], "name it with --teacher FILE"),
         (["--recipe", "shipped", "--teacher", "a.pt", "--output", "./a.pt"], "are the same file"),
     ],
@@ -228,5 +229,5 @@ def test_a_network_learns_from_a_teacher_and_its_checkpoint_says_from_which(
     )  # fmt: skip
     assert code == 0
     teacher = load(tiny_checkpoint).model
-    assert f"It learns from {teacher} and from the labels." in text
+    assert f"Asking {teacher}, the teacher" in text
     assert load(output).training["settings"]["teacher"] == teacher

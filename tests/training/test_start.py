@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from training.classifier.archive import CheckpointError
-from training.classifier.checkpoint import build, load, save
+from training.classifier.classifier import Classifier
 from training.command import TrainingError
 from training.data import Images
 from training.recipes import FAST, PRETRAINED
-from training.start import load_teacher, make_network
+from training.start import make_network, teach
 
 
 def test_the_fixed_filters_come_from_the_training_images(tiny_images: Images) -> None:
@@ -35,15 +35,11 @@ def test_what_a_pretrained_network_cannot_start_from_is_one_sentence(
         make_network(PRETRAINED, tiny_images, tmp_path / "missing.pt")
 
 
-def test_a_teacher_answers_for_one_view_and_does_not_learn(
-    tmp_path: Path, tiny_images: Images, tiny_checkpoint: Path
-) -> None:
-    checkpoint = load(tiny_checkpoint)
-    save(replace(checkpoint, arguments=checkpoint.arguments | {"views": 6}), tmp_path / "six.pt")
-    name, teacher = load_teacher(tmp_path / "six.pt", torch.device("cpu"))
-    assert name == load(tmp_path / "six.pt").model
-    pixels = tiny_images[:5].pixels
-    torch.testing.assert_close(teacher(pixels), build(checkpoint)(pixels))
-    assert not teacher(pixels).requires_grad
-    with pytest.raises(CheckpointError, match=r"^missing\.pt does not exist"):
-        load_teacher(tmp_path / "missing.pt", torch.device("cpu"))
+def test_a_teacher_answers_every_image_in_its_place(tiny_images: Images, tiny_checkpoint: Path) -> None:
+    teacher = Classifier.load(tiny_checkpoint, "cpu")
+    taught = teach(tiny_images, teacher)
+    assert taught.answers is not None
+    assert taught.answers.shape == (len(tiny_images), 10)
+    expected = torch.from_numpy(teacher.logits(tiny_images[5:6].array()))
+    torch.testing.assert_close(taught.answers[5:6], expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(taught.pixels, tiny_images.pixels)
