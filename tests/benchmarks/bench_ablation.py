@@ -55,9 +55,6 @@ VARIANTS = (
     Variant("wider, about as long: 64 and 128 channels, 12 epochs", {
         "arguments": FAST.arguments | {"widths": (64, 128)}, "epochs": 12,
     }),
-    Variant("a stage in front that does not halve the sides", {
-        "arguments": FAST.arguments | {"widths": (24, 32, 128), "blocks": (1, 0, 1)},
-    }),
 )  # fmt: skip
 
 

@@ -68,13 +68,12 @@ class Net(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """Our network: fixed filters, then stages of 3×3 convolutions, and a maximum over the image.
+    """Our network: fixed filters, then two stages of 3×3 convolutions, and a maximum over the image.
 
     The fixed filters, which `whiten` sets, show the strong directions of a 3×3 patch equally strong. They need no
     gradient, which on two CPU cores is worth a fifth of the time. A stage widens the network to `widths` channels, and
-    adds `blocks` residual convolutions. The last two stages each halve the sides; a third one, in front of them, sees
-    all of the 14×14 points that the fixed filters leave: dear, and worth its price where time is at hand. Pooling
-    stands before normalisation and activation, which then touch a quarter of the memory.
+    adds `blocks` residual convolutions. Pooling stands before normalisation and activation, which then touch a quarter
+    of the memory.
 
     An answer is the mean of those to `views` of the image, at as many times the price: 2 are the image and its mirror
     image; 6 are these and both moved by one pixel along a diagonal, either way.
@@ -82,33 +81,33 @@ class ConvNet(nn.Module):
 
     def __init__(
         self,
-        widths: tuple[int, ...] = (32, 128),
-        blocks: tuple[int, ...] = (0, 1),
+        widths: tuple[int, int] = (32, 128),
+        blocks: tuple[int, int] = (0, 1),
         dropout: float = 0.0,
         views: Literal[1, 2, 6] = 1,
     ) -> None:
         super().__init__()
-        for name, given, lowest, highest in ("widths", widths, 1, MAX_WIDTH), ("blocks", blocks, 0, MAX_BLOCKS):
-            several = isinstance(given, tuple | list) and len(given) in (2, 3)
-            if not several or not all(isinstance(each, int) and lowest <= each <= highest for each in given):
-                raise ValueError(f"{name} are 2 or 3 whole numbers from {lowest} to {highest}, not {shortened(given)}")
-        if len(widths) != len(blocks):
-            raise ValueError(f"widths and blocks are as many, not {len(widths)} and {len(blocks)}")
+        for name, pair, lowest, highest in ("widths", widths, 1, MAX_WIDTH), ("blocks", blocks, 0, MAX_BLOCKS):
+            whole = isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(each, int) for each in pair)
+            if not whole or not all(lowest <= each <= highest for each in pair):
+                raise ValueError(f"{name} are two whole numbers from {lowest} to {highest}, not {shortened(pair)}")
         if not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
             raise ValueError(f"dropout is a share from 0 to 1, not {shortened(dropout)}")
         if not isinstance(views, int) or views not in (1, 2, 6):
             raise ValueError(f"views are 1, 2 or 6, not {shortened(views)}")
         self.views = views
+        middle, high = widths
         self.filters = nn.Conv2d(1, FILTERS, kernel_size=PATCH, padding=PATCH // 2).requires_grad_(False)
-        self.features = nn.Sequential(pooling(), nn.ReLU(inplace=True))  # (N, 18, 14, 14)
-        channels = FILTERS
-        for to_go, width, count in zip(range(len(widths), 0, -1), widths, blocks, strict=True):
-            halved = [pooling()] if to_go <= 2 else []  # (N, width, 14, 14), then 7, then 4
-            self.features.append(convolution(channels, width, *halved))
-            self.features.extend(Residual(width) for _ in range(count))
-            channels = width
+        self.features = nn.Sequential(
+            pooling(),
+            nn.ReLU(inplace=True),  # (N, 18, 14, 14)
+            convolution(FILTERS, middle, pooling()),  # (N, middle, 7, 7)
+            *(Residual(middle) for _ in range(blocks[0])),
+            convolution(middle, high, pooling()),  # (N, high, 4, 4)
+            *(Residual(high) for _ in range(blocks[1])),
+        )
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(channels, len(CLASSES))
+        self.head = nn.Linear(high, len(CLASSES))
         self.to(memory_format=channels_last)  # the CPU's convolutions run twice as fast this way
 
     @torch.no_grad()
