@@ -13,7 +13,6 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training import augment
 from training.command import TrainingError
 from training.data import Images
 from training.distributed import ALONE, Ranks
@@ -22,8 +21,9 @@ from training.progress import progress_bar, say
 from training.pruning import Pruning
 from training.recipes import Recipe
 from training.resume import SideFile
+from training.step import Step, precision
 
-VALIDATION_BATCH_SIZE = 250  # images; what a layer makes of more leaves the processor's cache
+BATCH_SIZE, CPU_BATCH_SIZE = 2_000, 250  # images, to validate; what a layer makes of more leaves a CPU's cache
 STEPS_BETWEEN_LOOKS = 10  # at the loss: on a GPU each look waits for the device
 
 
@@ -34,13 +34,13 @@ class Epoch:
     number: int  # from 1
     order: Tensor  # int64 [M], the images in every process
     weights: Tensor  # float32 [N], what each image counts
-    generator: torch.Generator  # of this process's augmentation; dropout draws from it, too
 
 
 def plan(pruning: Pruning, seed: int, number: int, rank: int = 0) -> Epoch:
-    """The epoch of that number."""
+    """The epoch of that number. Seeds this process's augmentation and dropout for it."""
     order, weights = pruning.choose(number, torch.Generator().manual_seed(derived(seed, number, 0)))
-    return Epoch(number, order, weights, torch.manual_seed(derived(seed, number, 1 + rank)))
+    torch.manual_seed(derived(seed, number, 1 + rank))
+    return Epoch(number, order, weights)
 
 
 def derived(*numbers: int) -> int:
@@ -53,10 +53,11 @@ class Progression:
     """What a run has reached so far."""
 
     history: list[dict[str, float]] = field(default_factory=list)  # one entry an epoch
-    best_loss: float = math.inf  # the lowest validation loss
+    best_loss: float = math.inf  # the validation loss of the weights that are kept
     best_weights: dict[str, Tensor] | None = None
     interrupted: bool = False
     seconds: float = 0.0  # of training and validation
+    warm_up: float = 0.0  # seconds before them, in which a GPU is made ready
 
 
 def loop(
@@ -70,10 +71,11 @@ def loop(
     resume: bool = False,
     ranks: Ranks = ALONE,
 ) -> Progression:
-    """Trains `network` in place and keeps the weights of the epoch with the lowest validation loss.
+    """Trains `network` in place and keeps the weights of the epoch that the recipe says.
 
-    All that it will need to go on is in `side_file` after every epoch; with `resume` it goes on from there. What is
-    random in an epoch follows from the seed and its number alone. Ctrl-C ends it early. Raises TrainingError when the
+    All that it will need to go on is in `side_file` after every epoch, but for those that take less time than twenty
+    times what writing takes; with `resume` it goes on from there. What is random in an epoch follows from the seed and
+    its number alone. Ctrl-C ends it early. Raises TrainingError when the
     loss is no longer a number, CheckpointError when the side file cannot be read or written.
     """
     optimizer = make_optimizer(recipe, network)
@@ -87,18 +89,24 @@ def loop(
         progression = Progression(**state["progression"])
 
     def remember() -> None:
-        if side_file and ranks.leads:
+        first_or_last = len(progression.history) in (0, recipe.epochs)
+        if side_file and ranks.leads and (first_or_last or side_file.is_due()):
             states = {name: part.state_dict() for name, part in parts.items()}
             side_file.write(states | {"progression": vars(progression)})
 
-    parallel = ranks.parallel(network)
+    begin = time.perf_counter()
+    step = Step(recipe, ranks.parallel(network), training, optimizer, pruning.losses)
+    if ranks.count == 1 and step.record():
+        validate(recipe, network, held_out)
+        progression.warm_up = time.perf_counter() - begin
+        say(console, f"Warm-up: {progression.warm_up:.1f} s.")
     start = time.perf_counter() - progression.seconds
     try:
         remember()
         for number in range(len(progression.history) + 1, recipe.epochs + 1):
             epoch = plan(pruning, seed, number, ranks.rank)
             with progress_bar(console, f"epoch {number}/{recipe.epochs}", len(epoch.order)) as show:
-                training_loss = train_epoch(recipe, epoch, parallel, training, optimizer, pruning, show, ranks)
+                training_loss = train_epoch(recipe, epoch, step, pruning, show, ranks)
             if ranks.leads:
                 keep(console, recipe, epoch, network, held_out, progression, training_loss, start)
             remember()
@@ -119,7 +127,7 @@ def keep(
     training_loss: float,
     start: float,
 ) -> None:
-    """Validates after an epoch, keeps the weights if they are the best so far, and says so in one line."""
+    """Validates after an epoch, keeps its weights if they are to be kept, and says so in one line."""
     validation_loss, validation_accuracy = validate(recipe, network, held_out)
     progression.seconds = time.perf_counter() - start
     announcement = ""
@@ -127,6 +135,7 @@ def keep(
         announcement = (
             f"  Validation loss decreased ({progression.best_loss:.4f} --> {validation_loss:.4f}).  Saving model ..."
         )
+    if validation_loss <= progression.best_loss or recipe.kept == "last":
         progression.best_loss = validation_loss
         progression.best_weights = deepcopy(network.state_dict())
     progression.history.append(
@@ -149,9 +158,7 @@ def keep(
 def train_epoch(
     recipe: Recipe,
     epoch: Epoch,
-    network: nn.Module,
-    training: Images,
-    optimizer: torch.optim.Optimizer,
+    step: Step,
     pruning: Pruning,
     show: Callable[[int, float], None],
     ranks: Ranks = ALONE,
@@ -160,58 +167,24 @@ def train_epoch(
 
     `show` is told now and then how many images are done and the loss so far.
     """
-    device = training.pixels.device
-    dtype = precision(recipe, device)
-    network.train()
+    step.network.train()
     before = pruning.losses.clone()
     batches = epoch.order.tensor_split(math.ceil(len(epoch.order) / recipe.batch_size))  # all of about one size
-    losses = torch.zeros((), device=device)
-    for step, batch in enumerate(batches, start=1):
-        set_learning_rate(recipe, optimizer, (epoch.number - 1 + (step - 0.5) / len(batches)) / recipe.epochs)
+    losses = torch.zeros((), device=pruning.losses.device)
+    for number, batch in enumerate(batches, start=1):
+        set_learning_rate(recipe, step.optimizer, (epoch.number - 1 + (number - 0.5) / len(batches)) / recipe.epochs)
         mine = ranks.share(batch)
-        pixels = augmented(recipe, training.pixels[mine], epoch.generator)  # uint8 (N, 1, 28, 28)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-            logits = network(pixels)
-        each = loss_of_each(recipe, logits.float(), training, mine)
-        loss = (each * epoch.weights[mine]).sum() * (ranks.count / len(batch))  # of all processes, the batch's mean
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        pruning.losses[mine] = each.detach()
-        losses += loss.detach()
-        if step % STEPS_BETWEEN_LOOKS == 0 or step == len(batches):
-            value = ranks.mean(losses) / step
+        losses += step(mine, epoch.weights[mine] * (ranks.count / len(batch)))  # of all processes, the batch's mean
+        if number % STEPS_BETWEEN_LOOKS == 0 or number == len(batches):
+            value = ranks.mean(losses) / number
             if not math.isfinite(value):
                 raise TrainingError(
-                    f"the loss is {value} at step {step} of {len(batches)}, "
-                    f"learning rate {optimizer.param_groups[0]['lr']:.3g}; try a smaller --lr."
+                    f"the loss is {value} at step {number} of {len(batches)}, "
+                    f"learning rate {step.optimizer.param_groups[0]['lr']:.3g}; try a smaller --lr."
                 )
-            show(step * len(batch), value)
+            show(number * len(batch), value)
     ranks.merge(before, pruning.losses)
     return value
-
-
-def loss_of_each(recipe: Recipe, logits: Tensor, training: Images, chosen: Tensor) -> Tensor:
-    """Cross-entropy, float32 [N], with the labels of the chosen images, and with their teacher's answers if they have
-    one, softened on both sides (distillation, Hinton et al. 2015)."""
-    labels = training.labels[chosen]
-    each = functional.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing, reduction="none")
-    if training.answers is None:
-        return each
-    softened = (training.answers[chosen] / recipe.softness).softmax(dim=1)
-    taught = functional.cross_entropy(logits / recipe.softness, softened, reduction="none") * recipe.softness**2
-    return recipe.taught * taught + (1 - recipe.taught) * each
-
-
-def augmented(recipe: Recipe, pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """The batch, uint8 [N,1,28,28], as the recipe shows it to the network."""
-    if recipe.flip:
-        pixels = augment.flip(pixels, generator)
-    if recipe.shift:
-        pixels = augment.shift(pixels, generator, recipe.shift)
-    if recipe.erase:
-        pixels = augment.erase(pixels, generator, recipe.erase)
-    return pixels
 
 
 @torch.inference_mode()
@@ -219,22 +192,9 @@ def validate(recipe: Recipe, network: nn.Module, held_out: Images) -> tuple[floa
     """Cross-entropy and accuracy on the held-out images, in the precision that the recipe trains in."""
     device = held_out.pixels.device
     dtype = precision(recipe, device)
+    size = CPU_BATCH_SIZE if device.type == "cpu" else BATCH_SIZE
     network.eval()
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-        logits = torch.cat([network(batch.pixels) for batch in held_out.batches(VALIDATION_BATCH_SIZE)]).float()
+        logits = torch.cat([network(batch.pixels) for batch in held_out.batches(size)]).float()
     loss = functional.cross_entropy(logits, held_out.labels).item()
     return loss, (logits.argmax(dim=1) == held_out.labels).float().mean().item()
-
-
-def precision(recipe: Recipe, device: torch.device) -> torch.dtype:
-    """bfloat16 for a recipe that allows it where the hardware multiplies it natively, else float32."""
-    if recipe.precision == "float32" or device.type == "mps":
-        return torch.float32
-    if device.type == "cpu":
-        return torch.bfloat16 if cpu_has_bfloat16() else torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-
-
-def cpu_has_bfloat16() -> bool:
-    """Whether this CPU reports AVX-512-BF16 or AMX; without them bfloat16 is emulated, and slower than float32."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

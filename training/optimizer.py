@@ -20,22 +20,22 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(self, groups: list[dict[str, Any]]) -> None:
-        super().__init__(groups, {"orthogonal": False, "weight_decay": 0.0})
+        super().__init__(groups, {"lr": 0.0, "orthogonal": False, "weight_decay": 0.0})
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self.state[parameter]["momentum"] = torch.zeros_like(parameter)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             for parameter in group["params"]:
                 gradient = parameter.grad.add(parameter, alpha=group["weight_decay"])
-                state = self.state[parameter]
-                if not state:
-                    state["momentum"] = torch.zeros_like(gradient)
-                momentum = state["momentum"].mul_(group["momentum"]).add_(gradient)
+                momentum = self.state[parameter]["momentum"].mul_(group["momentum"]).add_(gradient)
                 update = gradient.add_(momentum, alpha=group["momentum"])
                 if group["orthogonal"]:
                     update = orthogonal(update.flatten(1)).view_as(update)
                     parameter.mul_(len(parameter) ** 0.5 / parameter.norm())
-                parameter.sub_(update, alpha=group["lr"])
+                parameter.sub_(update.mul_(group["lr"]))
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
@@ -44,6 +44,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
     tall = len(matrix) > matrix.shape[1]
     x: Tensor = matrix.mT if tall else matrix
     x = x / (x.norm() + 1e-7)
+    x = x.bfloat16() if x.is_cuda else x  # where that is many times as fast
     for _ in range(NEWTON_SCHULZ_STEPS):
         square = x @ x.mT
         x = a * x + (b * square + c * square @ square) @ x
@@ -77,7 +78,11 @@ def make_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
 def set_learning_rate(recipe: Recipe, optimizer: torch.optim.Optimizer, progress: float) -> None:
     """The rate for a step, by how much of the training lies behind it, from 0 to 1."""
     for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * schedule(recipe, progress)
+        rate = group["peak"] * schedule(recipe, progress)
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def schedule(recipe: Recipe, progress: float) -> float:

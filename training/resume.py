@@ -1,5 +1,6 @@
 """The side file beside a run's output: with it, `--resume` lets a run that was killed go on after its last epoch."""
 
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from training.command import TrainingError
 from training.recipes import Recipe
 
 VERSION = 1  # of what the file holds; another cannot be gone on from
+MAX_SHARE = 0.05  # of a run's time that may go into writing it: a GPU can be done with an epoch before a disk is
 
 
 class SideFile:
@@ -23,13 +25,21 @@ class SideFile:
         self.path = output.with_name(f"{output.name}.resume")
         self._run: dict[str, Any] = {"version": VERSION, "torch": str(torch.__version__), "recipe": recipe.name}
         self._run |= {"seed": seed, "processes": processes, **vars(recipe)}
+        self._due = 0.0  # by time.perf_counter
 
     def exists(self) -> bool:
         return self.path.is_file()
 
+    def is_due(self) -> bool:
+        """Whether so much time has passed since it was last written that it may be again."""
+        return time.perf_counter() >= self._due
+
     def write(self, state: dict[str, Any]) -> None:
         """Keeps `state`, all that changes while a run goes on. Raises CheckpointError; the last is then unharmed."""
+        begin = time.perf_counter()
         archive.write({"run": self._run, "state": state}, self.path)
+        end = time.perf_counter()
+        self._due = end + (end - begin) / MAX_SHARE
 
     def read(self) -> dict[str, Any]:
         """The state that `write` kept last. Raises CheckpointError, TrainingError."""

@@ -36,11 +36,12 @@ from training.command import (
 )
 from training.distributed import Ranks, ranks
 from training.evaluate import all_logits, evaluate, print_table
-from training.loop import Progression, loop, precision
+from training.loop import Progression, loop
 from training.progress import say
-from training.recipes import RECIPES, Recipe
+from training.recipes import RECIPES, Recipe, find_recipe
 from training.resume import SideFile
 from training.start import make_network, teach
+from training.step import precision
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -76,7 +77,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def train(options: argparse.Namespace) -> dict[str, Any] | None:
     device = find_device(options.device)
-    recipe = customise(RECIPES[options.recipe], options)
+    recipe = customise(find_recipe(options.recipe, device.type), options)
     check_writable("--output", options.output)
     if options.report:
         check_writable("--report", options.report / "report.html")
@@ -172,6 +173,7 @@ def finish(
         "device": device.type,
         "epochs": len(progression.history),
         "seconds": round(progression.seconds, 2),
+        "warm_up_seconds": round(progression.warm_up, 2),
         "parameters": checkpoint.parameters,
         "validation_loss": progression.best_loss,
         "test_loss": evaluation.loss,

@@ -12,8 +12,9 @@ from torch.nn import functional
 from training.classifier.model import ARCHITECTURES
 from training.command import TrainingError
 from training.data import Images, split
-from training.loop import Progression, loop, loss_of_each, precision
+from training.loop import Progression, loop
 from training.recipes import FAST, TUTORIAL, Recipe
+from training.step import loss_of_each, precision
 
 
 class InterruptingStream(io.StringIO):

@@ -36,6 +36,7 @@ WHITENING_IMAGES = 500  # the first ones, whose patches are looked at
 WHITENED = 0.1  # added to a component's variance, so that noise is not blown up
 MAX_WIDTH = 4096  # channels; a checkpoint that asks for more is not one of ours
 MAX_BLOCKS = 64  # residual convolutions of a stage; the same
+MAX_STAGES = 4  # the same; of 28 points a side they leave 2
 MAX_SIDE = 16 * SIDE  # pixels; the same
 
 
@@ -68,12 +69,13 @@ class Net(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """Our network: fixed filters, then two stages of 3×3 convolutions, and a maximum over the image.
+    """Our network: fixed filters, then stages of 3×3 convolutions, and a maximum over the image.
 
     The fixed filters, which `whiten` sets, show the strong directions of a 3×3 patch equally strong. They need no
-    gradient, which on two CPU cores is worth a fifth of the time. A stage widens the network to `widths` channels, and
-    adds `blocks` residual convolutions. Pooling stands before normalisation and activation, which then touch a quarter
-    of the memory.
+    gradient, which on two CPU cores is worth a fifth of the time. A stage widens the network to its channels of
+    `widths` and adds so many residual convolutions as its `blocks` say, on maps of half the sides of those before; the
+    first stage's have `side` points. Pooling stands before normalisation and activation, which then touch a quarter of
+    the memory.
 
     An answer is the mean of those to `views` of the image, at as many times the price: 2 are the image and its mirror
     image; 6 are these and both moved by one pixel along a diagonal, either way.
@@ -81,33 +83,39 @@ class ConvNet(nn.Module):
 
     def __init__(
         self,
-        widths: tuple[int, int] = (32, 128),
-        blocks: tuple[int, int] = (0, 1),
+        widths: tuple[int, ...] = (32, 128),
+        blocks: tuple[int, ...] = (0, 1),
+        side: Literal[28, 14, 7] = 7,
         dropout: float = 0.0,
         views: Literal[1, 2, 6] = 1,
     ) -> None:
         super().__init__()
-        for name, pair, lowest, highest in ("widths", widths, 1, MAX_WIDTH), ("blocks", blocks, 0, MAX_BLOCKS):
-            whole = isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(each, int) for each in pair)
-            if not whole or not all(lowest <= each <= highest for each in pair):
-                raise ValueError(f"{name} are two whole numbers from {lowest} to {highest}, not {shortened(pair)}")
+        for name, values, lowest, highest in ("widths", widths, 1, MAX_WIDTH), ("blocks", blocks, 0, MAX_BLOCKS):
+            whole = isinstance(values, tuple | list) and all(isinstance(each, int) for each in values)
+            if not whole or not all(lowest <= each <= highest for each in values):
+                raise ValueError(f"{name} are whole numbers from {lowest} to {highest}, not {shortened(values)}")
+        if len(widths) != len(blocks) or not 1 <= len(widths) <= MAX_STAGES:
+            raise ValueError(
+                f"widths and blocks are of 1 to {MAX_STAGES} stages, not of {len(widths)} and {len(blocks)}"
+            )
+        if not isinstance(side, int) or side not in (28, 14, 7):
+            raise ValueError(f"side is 28, 14 or 7, not {shortened(side)}")
         if not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
             raise ValueError(f"dropout is a share from 0 to 1, not {shortened(dropout)}")
         if not isinstance(views, int) or views not in (1, 2, 6):
             raise ValueError(f"views are 1, 2 or 6, not {shortened(views)}")
         self.views = views
-        middle, high = widths
         self.filters = nn.Conv2d(1, FILTERS, kernel_size=PATCH, padding=PATCH // 2).requires_grad_(False)
-        self.features = nn.Sequential(
-            pooling(),
-            nn.ReLU(inplace=True),  # (N, 18, 14, 14)
-            convolution(FILTERS, middle, pooling()),  # (N, middle, 7, 7)
-            *(Residual(middle) for _ in range(blocks[0])),
-            convolution(middle, high, pooling()),  # (N, high, 4, 4)
-            *(Residual(high) for _ in range(blocks[1])),
-        )
+        layers: list[nn.Module] = [] if side == SIDE else [pooling()]  # (N, 18, 28, 28) or (N, 18, 14, 14)
+        layers.append(nn.ReLU(inplace=True))
+        channels = FILTERS
+        for stage, (width, count) in enumerate(zip(widths, blocks, strict=True)):
+            halving = [pooling()] if stage or side == 7 else []
+            layers += [convolution(channels, width, *halving), *(Residual(width) for _ in range(count))]
+            channels = width
+        self.features = nn.Sequential(*layers)
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(high, len(CLASSES))
+        self.head = nn.Linear(channels, len(CLASSES))
         self.to(memory_format=channels_last)  # the CPU's convolutions run twice as fast this way
 
     @torch.no_grad()
