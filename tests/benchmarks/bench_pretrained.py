@@ -24,7 +24,7 @@ from training.classifier.checkpoint import load
 from training.classifier.classifier import find_device
 from training.classifier.model import ARCHITECTURES
 from training.loop import validate
-from training.recipes import FAST, PRETRAINED
+from training.recipes import find_recipe
 from training.start import make_network
 
 IMAGENET, RANDOM, OURS, LARGER = "pretrained", "the same from random weights", "fast", "best"
@@ -85,7 +85,7 @@ def all_runs(options: argparse.Namespace, device: torch.device) -> Iterator[Run]
 
 
 def run(contender: str, seed: int, images: data.Images, test: data.Images, weights: Path | None) -> Run:
-    recipe = FAST if contender == OURS else PRETRAINED
+    recipe = find_recipe("fast" if contender == OURS else "pretrained", images.pixels.device.type)
     training, held_out = data.split(images, recipe.held_out, seed)
     torch.manual_seed(seed)
     if contender == RANDOM:

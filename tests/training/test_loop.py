@@ -80,6 +80,18 @@ def test_the_weights_of_the_lowest_validation_loss_are_kept(tiny_images: Images)
     assert loss == pytest.approx(progression.best_loss, rel=1e-3)
 
 
+def test_a_recipe_may_keep_the_last_weights_whatever_their_loss(tiny_images: Images) -> None:
+    recipe = replace(TUTORIAL, arguments={"sigmoid": False}, learning_rate=0.1, epochs=4, kept="last")
+    wrong = Images(tiny_images.pixels, (tiny_images.labels + 1) % 10)
+    torch.manual_seed(0)
+    network = ARCHITECTURES[recipe.architecture](**recipe.arguments)
+    progression = loop(Console(quiet=True), recipe, network, tiny_images, wrong, seed=0)
+    losses = [epoch["validation_loss"] for epoch in progression.history]
+    assert progression.best_loss == losses[-1] > min(losses)
+    assert progression.best_weights is not None
+    assert all(torch.equal(tensor, progression.best_weights[name]) for name, tensor in network.state_dict().items())
+
+
 @pytest.mark.parametrize("bfloat16_cpu", [True, False], ids=["bfloat16", "float32"], indirect=True)
 @pytest.mark.usefixtures("bfloat16_cpu")
 def test_equal_seeds_give_equal_weights_and_others_do_not(tiny_images: Images, fast_recipe: Recipe) -> None:

@@ -4,10 +4,12 @@ import pytest
 
 from training.classifier.checkpoint import RECIPE_NAME
 from training.classifier.model import ARCHITECTURES, MAX_WIDTH
-from training.recipes import FAST, RECIPES, TUTORIAL, TUTORIAL_LOGITS, Recipe
+from training.recipes import FAST, GPU_RECIPES, RECIPES, TUTORIAL, TUTORIAL_LOGITS, Recipe, find_recipe
+
+ALL = {f"{device} {name}": find_recipe(name, device) for device in ("cpu", "cuda") for name in RECIPES}
 
 
-@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+@pytest.mark.parametrize("recipe", ALL.values(), ids=ALL)
 def test_a_recipe_makes_a_network_and_a_checkpoint_can_name_it(recipe: Recipe) -> None:
     network = ARCHITECTURES[recipe.architecture](**recipe.arguments)
     assert sum(parameter.numel() for parameter in network.parameters()) > 10_000
@@ -15,7 +17,7 @@ def test_a_recipe_makes_a_network_and_a_checkpoint_can_name_it(recipe: Recipe) -
     assert all(width <= MAX_WIDTH for width in recipe.arguments.get("widths", ()))
 
 
-@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+@pytest.mark.parametrize("recipe", ALL.values(), ids=ALL)
 def test_a_recipe_holds_back_images_and_trains_on_the_others(recipe: Recipe) -> None:
     assert 1_000 <= recipe.held_out <= 30_000
     assert recipe.epochs >= 1
@@ -27,7 +29,15 @@ def test_a_recipe_holds_back_images_and_trains_on_the_others(recipe: Recipe) -> 
 
 def test_recipes_are_found_by_their_names() -> None:
     assert {"tutorial", "tutorial-logits", "fast"} <= RECIPES.keys()
-    assert all(recipe.name == name for name, recipe in RECIPES.items())
+    assert all(recipe.name == name for recipes in (RECIPES, GPU_RECIPES) for name, recipe in recipes.items())
+    assert RECIPES.keys() == GPU_RECIPES.keys()
+
+
+def test_a_gpu_has_recipes_of_its_own_under_the_same_names() -> None:
+    assert find_recipe("fast", "cpu") == find_recipe("fast", "mps") == FAST != find_recipe("fast", "cuda")
+    assert find_recipe("tutorial", "cuda") == TUTORIAL
+    served = [find_recipe("shipped", device).arguments for device in ("cpu", "cuda")]
+    assert served[0] == served[1]  # wherever it is trained, it costs as much to serve
 
 
 def test_the_tutorial_is_reproduced_knob_by_knob() -> None:

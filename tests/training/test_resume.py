@@ -21,7 +21,7 @@ from training.command import TrainingError
 from training.data import Images, split
 from training.loop import Progression, loop
 from training.recipes import Recipe
-from training.resume import SideFile
+from training.resume import MAX_SHARE, SideFile
 
 KILLS = 20
 SEED = 3
@@ -109,6 +109,25 @@ def test_a_run_that_is_not_resumed_replaces_the_side_file(
     with pytest.raises(Killed):
         train(tiny_recipe, tiny_images, file, console=Console(file=KillingStream("epoch  1")))
     assert file.read()["progression"]["history"] == []
+
+
+def test_writing_takes_no_more_than_its_share_of_the_time(
+    tmp_path: Path, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("training.resume.time.perf_counter", lambda: now)
+    file = side_file(tmp_path, tiny_recipe)
+    assert file.is_due()
+
+    def slow_disk(content: dict[str, Any], path: Path) -> None:
+        nonlocal now
+        now += 1.0
+
+    monkeypatch.setattr("training.resume.archive.write", slow_disk)
+    file.write({})
+    assert not file.is_due()
+    now = 101.0 + 1.0 / MAX_SHARE
+    assert file.is_due()
 
 
 @pytest.mark.parametrize(

@@ -43,11 +43,12 @@ NETWORKS = [
     ConvNet((5, 7), (2, 1), dropout=0.5),
     ConvNet(views=2),
     ConvNet((5, 7), views=6),
+    ConvNet((5, 7, 9), (1, 0, 1), side=28),
 ]
 
 
 @pytest.mark.parametrize(
-    "network", NETWORKS, ids=["tutorial", "tutorial-logits", "ours", "narrow", "two views", "six views"]
+    "network", NETWORKS, ids=["tutorial", "tutorial-logits", "ours", "narrow", "two views", "six views", "fine"]
 )
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_compiled_network_computes_what_the_network_does(network: nn.Module, threads: int) -> None:

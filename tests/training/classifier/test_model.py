@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -83,6 +83,10 @@ def test_without_its_sigmoid_net_gives_what_went_into_it() -> None:
         ("ConvNet", {"blocks": (0, MAX_BLOCKS + 1)}),
         ("ConvNet", {"blocks": (1,)}),
         ("ConvNet", {"blocks": {0: 10**12, 1: 0}}),
+        ("ConvNet", {"widths": (1,) * 5, "blocks": (0,) * 5}),
+        ("ConvNet", {"widths": (), "blocks": ()}),
+        ("ConvNet", {"side": 4}),
+        ("ConvNet", {"side": 14.0}),
         ("ConvNet", {"views": 3}),
         ("ConvNet", {"views": 2.0}),
         ("ConvNet", {"dropout": -0.1}),
@@ -133,11 +137,26 @@ def test_the_fixed_filters_whiten_patches_and_come_with_both_signs() -> None:
     assert not any(parameter.requires_grad for parameter in network.filters.parameters())
 
 
-def test_each_stage_sees_the_image_at_half_the_size() -> None:
-    network = ConvNet((3, 4), (1, 2)).eval()
-    sizes: list[int] = []
+@pytest.mark.parametrize(
+    ("side", "sizes"),
+    [
+        (7, [28, 14, 7, 7, 4, 4]),
+        (14, [28, 14, 14, 14, 7, 7]),
+        (28, [28, 28, 28, 28, 14, 14]),
+    ],
+)
+def test_each_stage_halves_the_sides_of_the_one_before(side: Literal[28, 14, 7], sizes: list[int]) -> None:
+    network = ConvNet((3, 4), (1, 2), side).eval()
+    found: list[int] = []
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(lambda module, inputs, output: sizes.append(output.shape[-1]))
+            module.register_forward_hook(lambda module, inputs, output: found.append(output.shape[-1]))
     network(random_pixels(2))
-    assert sizes == [28, 14, 7, 7, 4, 4]
+    assert found == sizes
+
+
+@pytest.mark.parametrize("stages", [1, 2, 3, 4])
+@pytest.mark.parametrize("side", [28, 14, 7])
+def test_any_number_of_stages_answers(stages: int, side: Literal[28, 14, 7]) -> None:
+    network = ConvNet((3,) * stages, (1,) * stages, side).eval()
+    assert network(random_pixels(2)).shape == (2, len(CLASSES))
