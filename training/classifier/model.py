@@ -72,7 +72,7 @@ class ConvNet(nn.Module):
     """Our network: fixed filters, then stages of 3×3 convolutions, and a maximum over the image.
 
     The fixed filters, which `whiten` sets, show the strong directions of a 3×3 patch equally strong. They need no
-    gradient, which on two CPU cores is worth a fifth of the time. A stage widens the network to its channels of
+    gradient, which on two CPU cores is worth an eighth of the time. A stage widens the network to its channels of
     `widths` and adds so many residual convolutions as its `blocks` say, on maps of half the sides of those before; the
     first stage's have `side` points. Pooling stands before normalisation and activation, which then touch a quarter of
     the memory.
