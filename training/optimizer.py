@@ -44,7 +44,8 @@ def orthogonal(matrix: Tensor) -> Tensor:
     tall = len(matrix) > matrix.shape[1]
     x: Tensor = matrix.mT if tall else matrix
     x = x / (x.norm() + 1e-7)
-    x = x.bfloat16() if x.is_cuda else x  # where that is many times as fast
+    if x.is_cuda and torch.cuda.is_bf16_supported(including_emulation=False):
+        x = x.bfloat16()  # many times as fast there
     for _ in range(NEWTON_SCHULZ_STEPS):
         square = x @ x.mT
         x = a * x + (b * square + c * square @ square) @ x
