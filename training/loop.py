@@ -73,9 +73,9 @@ def loop(
 ) -> Progression:
     """Trains `network` in place and keeps the weights of the epoch that the recipe says.
 
-    All that it will need to go on is in `side_file` after every epoch, but for those that take less time than twenty
-    times what writing takes; with `resume` it goes on from there. What is random in an epoch follows from the seed and
-    its number alone. Ctrl-C ends it early. Raises TrainingError when the
+    All that it will need to go on is in `side_file` after every epoch; on a GPU, where an epoch may be shorter than a
+    write, only so often that writing takes a small share of the time. With `resume` it goes on from there. What is
+    random in an epoch follows from the seed and its number alone. Ctrl-C ends it early. Raises TrainingError when the
     loss is no longer a number, CheckpointError when the side file cannot be read or written.
     """
     optimizer = make_optimizer(recipe, network)
@@ -89,8 +89,8 @@ def loop(
         progression = Progression(**state["progression"])
 
     def remember() -> None:
-        first_or_last = len(progression.history) in (0, recipe.epochs)
-        if side_file and ranks.leads and (first_or_last or side_file.is_due()):
+        always = not training.pixels.is_cuda or len(progression.history) == recipe.epochs
+        if side_file and ranks.leads and (always or side_file.is_due()):
             states = {name: part.state_dict() for name, part in parts.items()}
             side_file.write(states | {"progression": vars(progression)})
 
@@ -131,7 +131,7 @@ def keep(
     validation_loss, validation_accuracy = validate(recipe, network, held_out)
     progression.seconds = time.perf_counter() - start
     announcement = ""
-    if validation_loss <= progression.best_loss:
+    if validation_loss <= progression.best_loss and recipe.kept == "lowest loss":
         announcement = (
             f"  Validation loss decreased ({progression.best_loss:.4f} --> {validation_loss:.4f}).  Saving model ..."
         )

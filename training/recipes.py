@@ -14,7 +14,7 @@ class Recipe:
 
     held_out: int = 2_000  # of the 60,000 training images: to validate, to choose the epoch and to calibrate on
     epochs: int = 16
-    kept: Literal["lowest loss", "last"] = "lowest loss"  # the epoch whose weights are kept, by validation loss or not
+    kept: Literal["lowest loss", "last"] = "lowest loss"  # which epoch's weights are kept, by validation loss
     batch_size: int = 128  # images
 
     optimizer: Literal["sgd", "muon", "adamw"] = "muon"

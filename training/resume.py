@@ -12,7 +12,7 @@ from training.command import TrainingError
 from training.recipes import Recipe
 
 VERSION = 1  # of what the file holds; another cannot be gone on from
-MAX_SHARE = 0.05  # of a run's time that may go into writing it: a GPU can be done with an epoch before a disk is
+MAX_SHARE = 0.05  # of a run's time on a GPU that may go into writing it: an epoch can be shorter than a write
 
 
 class SideFile:

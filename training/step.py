@@ -40,7 +40,7 @@ class Step:
         missing = self.recipe.batch_size - len(chosen)
         if self.graph is None or not 0 <= missing <= len(chosen):
             return self._run(chosen, weights)
-        torch.cat([chosen, chosen[:missing]], out=self.chosen)  # filled up with images that count nothing
+        torch.cat([chosen, chosen[:missing]], out=self.chosen)  # filled up with images that count nothing in the loss
         torch.cat([weights, torch.zeros_like(weights[:missing])], out=self.weights)
         self.graph.replay()
         return self.loss

@@ -72,10 +72,8 @@ def main() -> int:
                 print(
                     f"{contender}, seed {seed}: {runs[-1].test_accuracy:.2%} after {runs[-1].seconds:.1f} s", flush=True
                 )
-    fast, level = (
-        find_recipe("fast", device.type),
-        mean(run.test_accuracy for run in runs if run.contender == YARDSTICK),
-    )
+    fast = find_recipe("fast", device.type)
+    level = mean(run.test_accuracy for run in runs if run.contender == YARDSTICK)
     first = [seconds_to(level, fast, seed, device, options.data_dir) for seed in range(options.seeds)]
     tell(runs, first, level, device)
     rows = table(runs, first, device)

@@ -36,7 +36,7 @@ WHITENING_IMAGES = 500  # the first ones, whose patches are looked at
 WHITENED = 0.1  # added to a component's variance, so that noise is not blown up
 MAX_WIDTH = 4096  # channels; a checkpoint that asks for more is not one of ours
 MAX_BLOCKS = 64  # residual convolutions of a stage; the same
-MAX_STAGES = 4  # the same; of 28 points a side they leave 2
+MAX_STAGES = 4  # the same; of 7 points a side they leave 1
 MAX_SIDE = 16 * SIDE  # pixels; the same
 
 
@@ -72,10 +72,10 @@ class ConvNet(nn.Module):
     """Our network: fixed filters, then stages of 3×3 convolutions, and a maximum over the image.
 
     The fixed filters, which `whiten` sets, show the strong directions of a 3×3 patch equally strong. They need no
-    gradient, which on two CPU cores is worth an eighth of the time. A stage widens the network to its channels of
+    gradient, which on two CPU cores is worth a tenth of the time. A stage widens the network to its channels of
     `widths` and adds so many residual convolutions as its `blocks` say, on maps of half the sides of those before; the
-    first stage's have `side` points. Pooling stands before normalisation and activation, which then touch a quarter of
-    the memory.
+    first stage's have `side` points. Where a stage pools, it does so before normalisation and activation, which then
+    touch a quarter of the memory.
 
     An answer is the mean of those to `views` of the image, at as many times the price: 2 are the image and its mirror
     image; 6 are these and both moved by one pixel along a diagonal, either way.
