@@ -113,7 +113,10 @@ def loop(
     except KeyboardInterrupt:
         progression.interrupted = True
         if progression.best_weights is not None:
-            say(console, "Interrupted: keeping the best epoch so far.")
+            say(
+                console,
+                f"Interrupted: keeping {'the last epoch' if recipe.kept == 'last' else 'the best epoch so far'}.",
+            )
     return progression
 
 

@@ -143,7 +143,10 @@ def finish(
     if progression.best_weights is None and progression.interrupted:
         raise KeyboardInterrupt
     if progression.best_weights is None or not math.isfinite(progression.best_loss):
-        raise TrainingError("the validation loss was not a number after any epoch; try a smaller --lr.")
+        raise TrainingError(
+            "the validation loss was not a number after "
+            f"{'the last' if recipe.kept == 'last' else 'any'} epoch; try a smaller --lr."
+        )
 
     checkpoint = Checkpoint(
         recipe.architecture,

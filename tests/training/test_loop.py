@@ -2,6 +2,7 @@ import io
 import re
 import signal
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -134,14 +135,18 @@ def test_a_loss_that_is_no_number_ends_the_run(learning_rate: float, tiny_images
         train(recipe, tiny_images)
 
 
-def test_ctrl_c_after_an_epoch_keeps_its_weights(tiny_images: Images, tiny_recipe: Recipe) -> None:
+@pytest.mark.parametrize(("kept", "said"), [("lowest loss", "the best epoch so far"), ("last", "the last epoch")])
+def test_ctrl_c_after_an_epoch_keeps_its_weights(
+    kept: Literal["lowest loss", "last"], said: str, tiny_images: Images, tiny_recipe: Recipe
+) -> None:
     stream = InterruptingStream("epoch  2/4")
-    interrupted = train(tiny_recipe, tiny_images, console=Console(file=stream))
+    interrupted = train(replace(tiny_recipe, kept=kept), tiny_images, console=Console(file=stream))
     assert interrupted.interrupted
     assert len(interrupted.history) == 2
-    assert interrupted.best_loss == min(epoch["validation_loss"] for epoch in interrupted.history)
+    losses = [epoch["validation_loss"] for epoch in interrupted.history]
+    assert interrupted.best_loss == (losses[-1] if kept == "last" else min(losses))
     assert interrupted.best_weights is not None
-    assert stream.getvalue().endswith("Interrupted: keeping the best epoch so far.\n")
+    assert stream.getvalue().endswith(f"Interrupted: keeping {said}.\n")
 
 
 def test_ctrl_c_before_the_first_epoch_ends_has_nothing_to_keep(tiny_images: Images, tiny_recipe: Recipe) -> None:

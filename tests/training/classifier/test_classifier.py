@@ -104,6 +104,14 @@ def test_bfloat16_weights_are_served_in_float32(tiny_checkpoint: Path, tiny_imag
     classifier.smoke_test("x.pt")
 
 
+def test_denormal_weights_which_some_cpus_multiply_slowly_become_zero() -> None:
+    weights = Net().state_dict()
+    weights["ff2.bias"].copy_(torch.tensor([1e-40, -1e-45, 0, 1e-37, -1e-37, 1, -1, 1e-10, 2, 3]))
+    bias = Classifier(Checkpoint("Net", {}, weights), CPU).network.state_dict()["ff2.bias"]
+    assert bias.tolist() == [0, 0, 0, *weights["ff2.bias"][3:].tolist()]
+    assert weights["ff2.bias"][0] > 0  # what is saved again is what was loaded
+
+
 @pytest.mark.parametrize("checkpoint", ["tiny_checkpoint", "tutorial_state_dict"])
 def test_the_smoke_test_passes_a_good_network(checkpoint: str, request: pytest.FixtureRequest) -> None:
     Classifier.load(request.getfixturevalue(checkpoint), "cpu").smoke_test("x.pt")
