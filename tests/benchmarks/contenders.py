@@ -49,7 +49,7 @@ class Contender:
     shipped: bool = False  # serves that checkpoint instead of the tutorial's Net
     answers: bool = True  # else it answers {}
     cores: int = 1
-    scaling: bool = False  # is there for the number of its cores alone, which it shares with the load
+    scaling: bool = False  # is there for the number of its cores alone
 
 
 def ours(workers: int) -> Command:
@@ -87,7 +87,7 @@ CONTENDERS = (
     Contender("litserve", "LitServe, dynamic batching", script("lit"), "litserve"),
     Contender("bentoml", "BentoML, adaptive batching", bentoml, "bentoml", {"BENTOML_DO_NOT_TRACK": "True"}),
     Contender("ray", "Ray Serve, @serve.batch", script("rayserve"), "ray", RAY),
-    Contender("one", "one worker and the load on one core", ours(1), environment=QUIET, scaling=True),
+    Contender("one", "one worker on one core", ours(1), environment=QUIET, scaling=True),
     Contender("two", "two workers and the load on two", ours(2), environment=QUIET, cores=2, scaling=True),
     Contender("shipped-one", "one, its own checkpoint", ours(1), environment=QUIET, shipped=True, scaling=True),
     Contender("shipped-two", "two", ours(2), environment=QUIET, shipped=True, cores=2, scaling=True),
@@ -128,8 +128,9 @@ class Running:
                 time.sleep(1)  # it may still be loading, and says nowhere when it has done
 
     def press(self, connections: int, seconds: float, cores: Sequence[int]) -> Load:
-        """Load from a core that the contender leaves free, or from its own. Raises LoadError."""
-        count, shared = self.contender.cores, self.contender.scaling
+        """Load from a core that the contender leaves free, or from its own if it takes two. Raises LoadError."""
+        count = self.contender.cores
+        shared = count > 1
         load_cores = cores[:count] if shared else cores[count:][-1:]
         return press(f"{self.url}/predict", form(SHOE), self.text, connections, seconds, load_cores, shared)
 
