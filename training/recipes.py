@@ -63,11 +63,14 @@ FAST = Recipe(name="fast", architecture="ConvNet", arguments={"widths": (32, 128
 BEST = replace(
     FAST,
     name="best",
-    arguments={"widths": (96, 192), "blocks": (1, 2), "dropout": 0.2, "views": 6},
-    epochs=150,
-    learning_rate=0.013,
+    arguments={"widths": (64, 128, 256), "blocks": (2, 2, 2), "side": 14, "dropout": 0.2, "views": 6},
+    epochs=130,
+    kept="last",  # by then it is so sure of itself that its loss has risen, which the temperature mends
+    batch_size=512,
+    learning_rate=0.04,
+    filter_learning_rate=0.12,
     spared_until=0.95,
-    shift=2,
+    shift=3,
     erase=0.5,
 )
 SHIPPED = replace(
@@ -107,11 +110,6 @@ GPU_BEST = replace(
     BEST,
     arguments={"widths": (128, 256, 512), "blocks": (2, 2, 2), "side": 14, "dropout": 0.2, "views": 6},
     epochs=180,
-    kept="last",  # by then it is so sure of itself that its loss has risen, which the temperature mends
-    batch_size=512,
-    learning_rate=0.04,
-    filter_learning_rate=0.12,
-    shift=3,
 )
 GPU_SHIPPED = replace(
     SHIPPED, epochs=240, kept="last", batch_size=256, learning_rate=0.028, filter_learning_rate=0.09, softness=4.0
