@@ -40,7 +40,7 @@ from training.loop import Progression, loop
 from training.progress import say
 from training.recipes import RECIPES, Recipe, find_recipe
 from training.resume import SideFile
-from training.start import make_network, teach
+from training.start import load_teacher, make_network, teach
 from training.step import precision
 
 
@@ -88,7 +88,7 @@ def train(options: argparse.Namespace) -> dict[str, Any] | None:
 def story(
     console: Console, options: argparse.Namespace, recipe: Recipe, device: torch.device, these: Ranks
 ) -> dict[str, Any] | None:
-    teacher = Classifier.load(options.teacher, device.type) if options.teacher else None
+    teacher = load_teacher(options.teacher, device.type, options.seed) if options.teacher else None
     with these.leader_first():
         training_images, test_images = data.load(options.data_dir)
     training_images, held_out = data.split(training_images.to(device), recipe.held_out, options.seed)

@@ -41,6 +41,22 @@ def make_network(recipe: Recipe, training_images: Images, weights: Path | None =
     return network
 
 
+def load_teacher(path: Path, device: str, seed: int) -> Classifier:
+    """The classifier in a checkpoint, to teach in a run with this seed. Raises CheckpointError, TrainingError.
+
+    A teacher of another seed was trained on images that this run holds out. What it knows of them it would hand on, and
+    the temperature, fitted on them, would come out too low.
+    """
+    teacher = Classifier.load(path, device)
+    found = teacher.checkpoint.training.get("seed", seed)
+    if found != seed:
+        raise TrainingError(
+            f"{path.name} was trained with seed {found}, on images that seed {seed} holds out; pass --seed {found}, "
+            "or a teacher of this seed."
+        )
+    return teacher
+
+
 def teach(images: Images, teacher: Classifier) -> Images:
     """The images with the teacher's answers."""
     return replace(images, answers=all_logits(teacher, images).to(images.pixels.device))

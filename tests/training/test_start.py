@@ -9,7 +9,7 @@ from training.classifier.classifier import Classifier
 from training.command import TrainingError
 from training.data import Images
 from training.recipes import FAST, PRETRAINED
-from training.start import make_network, teach
+from training.start import load_teacher, make_network, teach
 
 
 def test_the_fixed_filters_come_from_the_training_images(tiny_images: Images) -> None:
@@ -33,6 +33,14 @@ def test_what_a_pretrained_network_cannot_start_from_is_one_sentence(
         assert str(caught.value) == words
     with pytest.raises(CheckpointError, match=r"^missing\.pt does not exist\.$"):
         make_network(PRETRAINED, tiny_images, tmp_path / "missing.pt")
+
+
+def test_a_teacher_that_has_seen_the_held_out_images_is_refused(tiny_checkpoint: Path) -> None:
+    assert load_teacher(tiny_checkpoint, "cpu", seed=0).model.startswith("tiny-")
+    with pytest.raises(
+        TrainingError, match=r"^tiny\.pt was trained with seed 0, on images that seed 1 holds out; pass"
+    ):
+        load_teacher(tiny_checkpoint, "cpu", seed=1)
 
 
 def test_a_teacher_answers_every_image_in_its_place(tiny_images: Images, tiny_checkpoint: Path) -> None:
