@@ -36,7 +36,7 @@ def test_recipes_are_found_by_their_names() -> None:
 def test_a_gpu_has_recipes_of_its_own_under_the_same_names() -> None:
     assert find_recipe("fast", "cpu") == find_recipe("fast", "mps") == FAST != find_recipe("fast", "cuda")
     assert find_recipe("tutorial", "cuda") == TUTORIAL
-    assert find_recipe("shipped", "cpu") == find_recipe("shipped", "cuda")  # wherever it is trained, it costs as much
+    assert find_recipe("shipped", "cpu") == find_recipe("shipped", "cuda")  # so each costs the same to serve
 
 
 def test_the_tutorial_is_reproduced_knob_by_knob() -> None:
