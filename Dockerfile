@@ -50,6 +50,7 @@ COPY requirements requirements
 RUN --mount=type=cache,target=/root/.cache/pip \
     install-requirements service train
 COPY --chmod=755 docker/as-owner-of-models /usr/local/bin/
+COPY --chmod=755 classifier classifier
 COPY --chmod=755 training training
 # training.run keeps its best epoch on SIGINT, as on Ctrl-C; as first process it would not even notice SIGTERM.
 STOPSIGNAL SIGINT
@@ -59,8 +60,7 @@ ENTRYPOINT ["as-owner-of-models", "python", "-m", "training.run"]
 FROM base AS service
 COPY --from=service-packages /opt/venv /opt/venv
 COPY --chmod=755 LICENSE .
-COPY --chmod=755 training/__init__.py training/
-COPY --chmod=755 training/classifier training/classifier
+COPY --chmod=755 classifier classifier
 COPY --chmod=755 service service
 COPY --chmod=755 models models
 ENV SERVICE_HOST=0.0.0.0 \

@@ -44,7 +44,7 @@ test: setup
 	$(python) -m pytest -m "not data and not container and not prometheus"
 
 soak: setup
-	@failed=; for name in $(SOAK); do echo "== $$name"; $(python) -m tests.soak.$$name || failed="$$failed $$name"; done; \
+	@failed=; for name in $(SOAK); do echo "== $$name"; $(python) -m benchmarks.soak.$$name || failed="$$failed $$name"; done; \
 	test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 
 lint: setup
@@ -57,7 +57,7 @@ requirements:
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache *.egg-info
-	find service training tests -name __pycache__ -prune -exec rm -rf {} +
+	find classifier service training tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 # torch and torchvision first and as a pair, for a CPU build of the one does not import beside the registry's other: from
 # PyTorch's CPU index where there is no NVIDIA driver and it answers, else from wherever pip looks.

@@ -16,6 +16,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope
 
+from classifier import picture
+from classifier.classifier import Answer
 from service import uploads
 from service.batcher import Batcher, Overloaded
 from service.drain import Drain
@@ -38,8 +40,6 @@ from service.schemas import (
     complete,
 )
 from service.settings import Settings
-from training.classifier import images
-from training.classifier.classifier import Answer
 
 VERSION = "0.1.0"
 UNFORESEEN = "An error that no one foresaw."
@@ -47,9 +47,9 @@ UNFORESEEN = "An error that no one foresaw."
 logger = logging.getLogger(__name__)
 
 STATUS: dict[type[Exception], int] = {  # the one place where an error becomes a status
-    images.BrokenPicture: 400,
-    images.PictureTooLarge: 413,
-    images.UnsupportedPicture: 415,
+    picture.BrokenPicture: 400,
+    picture.PictureTooLarge: 413,
+    picture.UnsupportedPicture: 415,
     uploads.BrokenUpload: 400,
     uploads.UploadTooLarge: 413,
     uploads.MissingFile: 422,

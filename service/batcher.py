@@ -17,12 +17,13 @@ from math import inf
 import numpy as np
 from PIL.ImageFile import ImageFile
 
+from classifier.classifier import Answer
+from classifier.networks import SIDE, Pixels
+from classifier.picture import open_picture
+from classifier.preprocessing import preprocess
 from service.metrics import Metrics
 from service.reload import Model, Reloader, Unavailable
 from service.settings import Settings
-from training.classifier import images
-from training.classifier.classifier import Answer
-from training.classifier.model import SIDE, Pixels
 
 FULL_SECONDS = 0.1  # for which hasty clients are kept out
 QUICK_BYTES, QUICK_PIXELS = 8 * 2**10, 64 * 2**10  # of a picture that decodes quickly
@@ -90,11 +91,11 @@ class Batcher:
             if not alone and not together:
                 await asyncio.sleep(0)  # of requests that came at once all are read, then all decoded: warm caches
             limits = self.settings.max_pixels, self.settings.max_jpeg_pixels
-            if len(content) <= QUICK_BYTES and is_quick(picture := images.open_picture(content, *limits)):
+            if len(content) <= QUICK_BYTES and is_quick(picture := open_picture(content, *limits)):
                 self._decode(waiting, lambda: picture)
             else:
                 await asyncio.get_running_loop().run_in_executor(
-                    self._decoders, self._decode, waiting, lambda: images.open_picture(content, *limits)
+                    self._decoders, self._decode, waiting, lambda: open_picture(content, *limits)
                 )
             if alone and self.reloader.model.quick:
                 return self._answers(self.reloader.model, [waiting])[0]
@@ -107,7 +108,7 @@ class Batcher:
     def _decode(self, waiting: Waiting, opened: Callable[[], ImageFile]) -> None:
         begin = time.monotonic()
         self._check_wait(begin - waiting.arrived)
-        waiting.pixels = images.decode(opened())
+        waiting.pixels = preprocess(opened())
         waiting.decoding = time.monotonic() - begin
 
     def _check_wait(self, seconds: float) -> None:

@@ -17,8 +17,8 @@ from prometheus_client import (
     multiprocess,
 )
 
-from training.classifier.classifier import Answer
-from training.classifier.model import CLASSES
+from classifier.classifier import Answer
+from classifier.networks import CLASSES
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # the variable by which prometheus_client finds it
 CONTENT_TYPE = CONTENT_TYPE_LATEST

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from classifier.checkpoint import CheckpointError
+from classifier.classifier import Classifier, DeviceError
+from classifier.networks import SIDE
 from service.metrics import Metrics
 from service.settings import Settings
-from training.classifier.checkpoint import CheckpointError
-from training.classifier.classifier import Classifier, DeviceError
-from training.classifier.model import SIDE
 
 QUICK_SECONDS = 0.01  # for a full batch: as long may a turn of the event loop take
 TRIALS = 5  # of which the quickest counts: others may keep the processor busy

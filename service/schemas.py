@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from training.classifier.images import ACCEPTED
-from training.classifier.model import CLASSES
+from classifier.networks import CLASSES
+from classifier.picture import ACCEPTED
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from training.classifier import images
+from classifier.picture import MAX_JPEG_PIXELS, MAX_PIXELS
 
 PREFIX = "SERVICE_"
 
@@ -61,8 +61,8 @@ class Settings(BaseSettings):
     ] = 5
     max_upload_bytes: Annotated[int, Field(ge=1, description="of a picture, as it is sent")] = 10 * 2**20
     max_files: Annotated[int, Field(ge=1, description="pictures in one request to /predict/batch")] = 64
-    max_pixels: Annotated[int, Field(ge=1, description="of a picture, width times height")] = images.MAX_PIXELS
-    max_jpeg_pixels: Annotated[int, Field(ge=1, description="the same of a JPEG")] = images.MAX_JPEG_PIXELS
+    max_pixels: Annotated[int, Field(ge=1, description="of a picture, width times height")] = MAX_PIXELS
+    max_jpeg_pixels: Annotated[int, Field(ge=1, description="the same of a JPEG")] = MAX_JPEG_PIXELS
     max_batch: Annotated[int, Field(ge=1, le=128, description="pictures the network sees at once")] = 32
     max_waiting: Annotated[int, Field(ge=1, description="pictures that wait; beyond that, 503")] = 256
     max_wait_seconds: Annotated[

@@ -8,8 +8,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from training.classifier.checkpoint import Checkpoint, save
-from training.classifier.model import SIDE, ConvNet, Net
+from classifier.checkpoint import Checkpoint, save
+from classifier.networks import SIDE, ConvNet, Net
 from training.data import Images, split
 from training.loop import loop
 from training.recipes import FAST, Recipe

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from training.classifier.checkpoint import CheckpointError
-from training.classifier.classifier import DEVICES, DeviceError
+from classifier.checkpoint import CheckpointError
+from classifier.classifier import DEVICES, DeviceError
 from training.data import DataError
 
 CHECKPOINT = Path("models/model_scratch.pt")

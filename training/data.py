@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torchvision.datasets import FashionMNIST
 
-from training.classifier.model import Pixels
+from classifier.networks import Pixels
 
 DEBIAN_DIR = Path("/usr/share/datasets/fashion-mnist")  # what Debian's package dataset-fashion-mnist installs
 DOWNLOAD_DIR = Path("data")

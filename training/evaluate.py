@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+from classifier.checkpoint import describe
+from classifier.classifier import Classifier
+from classifier.networks import CLASSES, SIDE
 from training import data
-from training.classifier.checkpoint import describe
-from training.classifier.classifier import Classifier
-from training.classifier.model import CLASSES, SIDE
 from training.command import CHECKPOINT, Parser, add_device_and_data, execute
 
 BATCH_SIZE = 1_000  # images

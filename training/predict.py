@@ -8,9 +8,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from training.classifier import images
-from training.classifier.classifier import DEVICES, Answer, Classifier
-from training.classifier.model import Pixels
+from classifier.classifier import DEVICES, Answer, Classifier
+from classifier.networks import Pixels
+from classifier.picture import PictureError, PictureTooLarge
+from classifier.preprocessing import read_pixels
 from training.command import CHECKPOINT, Parser, execute
 
 MAX_BYTES = 10 * 2**20  # 10 MiB, as much as the service takes
@@ -29,9 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
         predictions: list[dict[str, Any]] = []
         for path in options.images:
             try:
-                pixels = images.to_fashion(read(path))
-            except (images.PictureError, OSError) as error:
-                sentence = str(error) if isinstance(error, images.PictureError) else f"{error.strerror}."
+                pixels = read_pixels(read(path))
+            except (PictureError, OSError) as error:
+                sentence = str(error) if isinstance(error, PictureError) else f"{error.strerror}."
                 print(f"{path}: {sentence}", file=sys.stderr)
                 predictions.append({"file": str(path), "detail": sentence})
                 continue
@@ -49,7 +50,7 @@ def read(path: Path) -> bytes:
     with path.open("rb") as file:
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
-        raise images.PictureTooLarge(f"The file is over the limit of {MAX_BYTES:,} bytes.")
+        raise PictureTooLarge(f"The file is over the limit of {MAX_BYTES:,} bytes.")
     return content
 
 

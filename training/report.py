@@ -9,8 +9,8 @@ from jinja2 import Environment, FileSystemLoader
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from training.classifier.checkpoint import Checkpoint, describe
-from training.classifier.model import CLASSES
+from classifier.checkpoint import Checkpoint, describe
+from classifier.networks import CLASSES
 from training.command import TrainingError
 from training.data import Images
 from training.evaluate import CALIBRATION_BINS, Evaluation, reliability

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from training.classifier import archive
+from classifier import torch_file
 from training.command import TrainingError
 from training.recipes import Recipe
 
@@ -37,13 +37,13 @@ class SideFile:
     def write(self, state: dict[str, Any]) -> None:
         """Keeps `state`, all that changes while a run goes on. Raises CheckpointError; the last is then unharmed."""
         begin = time.perf_counter()
-        archive.write({"run": self._run, "state": state}, self.path)
+        torch_file.write({"run": self._run, "state": state}, self.path)
         end = time.perf_counter()
         self._due = end + (end - begin) / MAX_SHARE
 
     def read(self) -> dict[str, Any]:
         """The state that `write` kept last. Raises CheckpointError, TrainingError."""
-        found = archive.unpack(archive.read(self.path), self.path.name)
+        found = torch_file.unpack(torch_file.read(self.path), self.path.name)
         run, state = found.get("run"), found.get("state")
         if not isinstance(run, dict) or not isinstance(state, dict):
             raise TrainingError(

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from classifier.checkpoint import Checkpoint, save
+from classifier.classifier import Classifier, find_device
 from training import data
-from training.calibrate import fit_temperature
-from training.classifier.checkpoint import Checkpoint, save
-from training.classifier.classifier import Classifier, find_device
+from training.calibration import fit_temperature
 from training.command import (
     CHECKPOINT,
     INTERRUPTED,

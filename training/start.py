@@ -5,9 +5,9 @@ from pathlib import Path
 
 from torch import nn
 
-from training.classifier import archive
-from training.classifier.classifier import Classifier
-from training.classifier.model import ARCHITECTURES, ConvNet, Pretrained
+from classifier import torch_file
+from classifier.classifier import Classifier
+from classifier.networks import ARCHITECTURES, ConvNet, Pretrained
 from training.command import TrainingError
 from training.data import Images
 from training.evaluate import all_logits
@@ -30,7 +30,7 @@ def make_network(recipe: Recipe, training_images: Images, weights: Path | None =
     if isinstance(network, ConvNet):
         network.whiten(training_images.pixels)
     if isinstance(network, Pretrained):
-        state_dict = archive.unpack(archive.read(weights), weights.name) if weights else None
+        state_dict = torch_file.unpack(torch_file.read(weights), weights.name) if weights else None
         try:
             network.start(state_dict)
         except (OSError, RuntimeError) as error:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training import augment
+from training import augmentation
 from training.data import Images
 from training.optimizer import Muon
 from training.recipes import Recipe
@@ -104,11 +104,11 @@ def loss_of_each(recipe: Recipe, logits: Tensor, training: Images, chosen: Tenso
 def augmented(recipe: Recipe, pixels: Tensor, generator: torch.Generator) -> Tensor:
     """The batch, uint8 [N,1,28,28], as the recipe shows it to the network."""
     if recipe.flip:
-        pixels = augment.flip(pixels, generator)
+        pixels = augmentation.flip(pixels, generator)
     if recipe.shift:
-        pixels = augment.shift(pixels, generator, recipe.shift)
+        pixels = augmentation.shift(pixels, generator, recipe.shift)
     if recipe.erase:
-        pixels = augment.erase(pixels, generator, recipe.erase)
+        pixels = augmentation.erase(pixels, generator, recipe.erase)
     return pixels
 
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from classifier.classifier import Answer, Classifier
+from classifier.networks import Pixels
+from classifier.picture import BrokenPicture, UnsupportedPicture
 from service.batcher import FULL_SECONDS, Batcher, Overloaded, TooLate
 from service.metrics import Metrics
 from service.reload import Reloader
 from service.settings import Settings
 from tests.service.conftest import encoded
-from training.classifier.classifier import Answer, Classifier
-from training.classifier.images import BrokenPicture, UnsupportedPicture
-from training.classifier.model import Pixels
 
 
 def pictures(n: int) -> Pixels:

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from service.settings import Settings
+from tests.classifier.hostile import MOST, bmp_rle, exif, gif_around, jpeg_around, png_around, segment
+from tests.classifier.test_hostile_pictures import chunk, encode, jpeg, png
 from tests.service.conftest import SHOE, serving
-from tests.training.classifier.hostile import MOST, bmp_rle, exif, gif_around, jpeg_around, png_around, segment
-from tests.training.classifier.test_hostile_images import chunk, encode, jpeg, png
 
 SECONDS = 2.0  # each takes less than half of that alone on a slow core; the rest is for other work beside it
 MEBIBYTES = 500  # more than before, for all of them

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from classifier.checkpoint import save
 from service.schemas import INTERNAL_ERROR, NO_KEY
 from service.settings import Settings, load_settings
 from tests.conftest import overflowing
 from tests.service.conftest import SHOE, encoded, serving
-from training.classifier.checkpoint import save
 
 PICTURE = SHOE.read_bytes()
 KEY, SITE = "swordfish-Ω", "https://shop.example"

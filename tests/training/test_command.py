@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from training.classifier.checkpoint import CheckpointError
-from training.classifier.classifier import DeviceError
+from classifier.checkpoint import CheckpointError
+from classifier.classifier import DeviceError
 from training.command import Parser, TrainingError, execute
 from training.data import DataError
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from classifier.checkpoint import load
 from tests.training.test_run import QUICK, ROOT, finished
-from training.classifier.checkpoint import load
 from training.distributed import ALONE, Ranks
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node")

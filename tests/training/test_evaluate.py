@@ -8,10 +8,10 @@ import torch
 from rich.console import Console
 from torch.nn import functional
 
+from classifier.checkpoint import Checkpoint
+from classifier.classifier import Classifier
+from classifier.networks import CLASSES, ConvNet, Net
 from training import evaluate as module
-from training.classifier.checkpoint import Checkpoint
-from training.classifier.classifier import Classifier
-from training.classifier.model import CLASSES, ConvNet, Net
 from training.data import Images
 from training.evaluate import (
     all_logits,

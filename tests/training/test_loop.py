@@ -10,7 +10,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.classifier.model import ARCHITECTURES
+from classifier.networks import ARCHITECTURES
 from training.command import TrainingError
 from training.data import Images, split
 from training.loop import Progression, loop

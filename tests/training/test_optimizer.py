@@ -4,7 +4,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from training.classifier.model import ARCHITECTURES
+from classifier.networks import ARCHITECTURES
 from training.optimizer import make_optimizer, orthogonal, schedule, set_learning_rate
 from training.recipes import FAST, TUTORIAL, Recipe
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from classifier.classifier import Classifier
+from classifier.networks import CLASSES
 from training import predict
-from training.classifier.classifier import Classifier
-from training.classifier.model import CLASSES
 from training.data import Images
 
 

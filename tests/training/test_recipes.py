@@ -2,8 +2,8 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from training.classifier.checkpoint import RECIPE_NAME
-from training.classifier.model import ARCHITECTURES, MAX_WIDTH
+from classifier.checkpoint import RECIPE_NAME
+from classifier.networks import ARCHITECTURES, MAX_WIDTH
 from training.recipes import FAST, GPU_RECIPES, RECIPES, TUTORIAL, TUTORIAL_LOGITS, Recipe, find_recipe
 
 ALL = {f"{device} {name}": find_recipe(name, device) for device in ("cpu", "cuda") for name in RECIPES}

@@ -10,10 +10,10 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+from classifier.checkpoint import Checkpoint
+from classifier.classifier import Classifier
+from classifier.networks import CLASSES
 from training import report
-from training.classifier.checkpoint import Checkpoint
-from training.classifier.classifier import Classifier
-from training.classifier.model import CLASSES
 from training.command import TrainingError
 from training.data import Images
 from training.evaluate import Evaluation, evaluate

@@ -13,10 +13,10 @@ import pytest
 import torch
 from rich.console import Console
 
+from classifier.checkpoint import load
+from classifier.networks import ARCHITECTURES
+from classifier.torch_file import CheckpointError
 from tests.training.test_run import QUICK, finished, running
-from training.classifier.archive import CheckpointError
-from training.classifier.checkpoint import load
-from training.classifier.model import ARCHITECTURES
 from training.command import TrainingError
 from training.data import Images, split
 from training.loop import Progression, loop
@@ -123,7 +123,7 @@ def test_writing_takes_no_more_than_its_share_of_the_time(
         nonlocal now
         now += 1.0
 
-    monkeypatch.setattr("training.resume.archive.write", slow_disk)
+    monkeypatch.setattr("training.resume.torch_file.write", slow_disk)
     file.write({})
     assert not file.is_due()
     now = 101.0 + 1.0 / MAX_SHARE

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
+from classifier.checkpoint import load
+from classifier.classifier import Classifier
 from training import run
-from training.classifier.checkpoint import load
-from training.classifier.classifier import Classifier
 from training.recipes import FAST
 
 ROOT = Path(__file__).parents[2]

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.classifier.archive import CheckpointError
-from training.classifier.classifier import Classifier
+from classifier.classifier import Classifier
+from classifier.torch_file import CheckpointError
 from training.command import TrainingError
 from training.data import Images
 from training.recipes import FAST, PRETRAINED

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.classifier.model import ARCHITECTURES
+from classifier.networks import ARCHITECTURES
 from training.data import Images
 from training.optimizer import make_optimizer, set_learning_rate
 from training.recipes import FAST, Recipe

@@ -1,0 +1,65 @@
+"""Ray Serve with @serve.batch: `python -m benchmarks.peers.rayserve PORT`.
+
+It listens on the loopback address, but for one gRPC port of the replica that Ray binds to all addresses; all of it ends
+with this process. Its mode RAY_SERVE_THROUGHPUT_OPTIMIZED was no faster here on one core (125 requests/s against 137).
+"""
+
+import signal
+import sys
+import tempfile
+from typing import Any
+
+import ray
+import torch
+from fastapi import FastAPI, UploadFile
+from ray import serve
+from torch import Tensor
+
+from benchmarks.peers import tutorial
+
+MAX_BATCH = 32
+BATCH_WAIT_SECONDS = 0.005
+MAX_ONGOING = 256  # requests that a replica takes at once; its default of 5 would starve the batches
+OBJECT_STORE_BYTES = 100 * 2**20
+
+app = FastAPI()
+
+
+@serve.deployment(max_ongoing_requests=MAX_ONGOING, ray_actor_options={"num_cpus": 0})
+@serve.ingress(app)
+class Service:
+    def __init__(self) -> None:
+        self.network = tutorial.load()
+
+    @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=BATCH_WAIT_SECONDS)
+    async def answer(self, pixels: list[Tensor]) -> list[dict[str, Any]]:
+        return tutorial.answers(self.network, torch.stack(pixels))
+
+    @app.post("/predict")
+    async def predict(self, file: UploadFile) -> dict[str, Any]:
+        answer: dict[str, Any] = await self.answer(tutorial.read(file.file))
+        return answer
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(prefix="ray") as folder:
+        ray.init(
+            num_cpus=1,
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=folder,
+        )
+        try:
+            serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[1])})
+            deployment: Any = Service  # its decorator makes it one
+            serve.run(deployment.bind(), logging_config={"enable_access_log": False})
+            signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        finally:
+            serve.shutdown()
+            ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()

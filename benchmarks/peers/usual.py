@@ -1,0 +1,16 @@
+"""The usual service: FastAPI, UploadFile, Pillow, torchvision's transforms, a forward pass in the route."""
+
+from typing import Any
+
+from fastapi import FastAPI, UploadFile
+
+from benchmarks.peers import tutorial
+
+app = FastAPI()
+network = tutorial.load()
+
+
+@app.post("/predict")
+async def predict(file: UploadFile) -> dict[str, Any]:
+    [answer] = tutorial.answers(network, tutorial.read(file.file).unsqueeze(0))
+    return answer

@@ -1,0 +1,150 @@
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from classifier.checkpoint import Checkpoint, CheckpointError, load
+from classifier.classifier import DEVICES, Classifier, DeviceError, find_device
+from classifier.networks import CLASSES, SIDE, ConvNet, Net
+from tests.conftest import overflowing
+from training.data import Images
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def classifier(tiny_checkpoint: Path) -> Classifier:
+    return Classifier.load(tiny_checkpoint, "cpu")
+
+
+def with_weights(network: nn.Module, architecture: str, value: float) -> Classifier:
+    """A classifier whose every floating-point weight is `value`."""
+    weights = {
+        name: torch.full_like(tensor, value) if tensor.is_floating_point() else tensor
+        for name, tensor in network.state_dict().items()
+    }
+    arguments = {"widths": (3, 4)} if architecture == "ConvNet" else {}
+    return Classifier(Checkpoint(architecture, arguments, weights), CPU)
+
+
+def test_probabilities_sum_to_one(classifier: Classifier, tiny_images: Images) -> None:
+    logits = classifier.logits(tiny_images.array())
+    assert logits.dtype == np.float32
+    assert logits.shape == (len(tiny_images), len(CLASSES))
+    for row in logits.tolist():
+        probabilities = classifier.probabilities(row)
+        assert len(probabilities) == len(CLASSES)
+        assert min(probabilities) >= 0
+        assert sum(probabilities) == pytest.approx(1, abs=1e-6)
+
+
+def test_an_answer_has_the_words_of_the_contract(classifier: Classifier, tiny_images: Images) -> None:
+    [answer] = classifier.answers(tiny_images[:1].array())
+    assert list(answer) == ["class", "index", "confidence", "probabilities", "model"]
+    assert list(answer["probabilities"]) == list(CLASSES)
+    assert answer["class"] == CLASSES[answer["index"]]
+    assert answer["confidence"] == max(answer["probabilities"].values()) == answer["probabilities"][answer["class"]]
+    assert answer["model"] == f"tiny-{classifier.checkpoint.sha256[:8]}"
+
+
+def test_what_was_learned_is_answered(classifier: Classifier, tiny_images: Images) -> None:
+    answers = classifier.answers(tiny_images.array())
+    right = sum(answer["index"] == label for answer, label in zip(answers, tiny_images.labels.tolist(), strict=True))
+    assert right / len(answers) > 0.95
+
+
+def test_of_classes_that_tie_the_first_is_named() -> None:
+    answers = with_weights(Net(), "Net", 0.0).answers(np.zeros((2, 1, SIDE, SIDE), np.uint8))
+    assert [answer["index"] for answer in answers] == [0, 0]
+    assert set(answers[0]["probabilities"].values()) == {0.1}
+
+
+def test_no_picture_no_answer(classifier: Classifier, tiny_images: Images) -> None:
+    assert classifier.answers(tiny_images[:0].array()) == []
+
+
+def test_a_picture_asked_alone_is_answered_the_same_bit_for_bit(tiny_checkpoint: Path, tiny_images: Images) -> None:
+    first, again = Classifier.load(tiny_checkpoint, "cpu"), Classifier.load(tiny_checkpoint, "cpu")
+    for pixels in tiny_images[:20].array():
+        assert first.answers(pixels[None]) == first.answers(pixels[None]) == again.answers(pixels[None])
+
+
+def test_a_batch_is_answered_like_its_pictures_alone(classifier: Classifier, tiny_images: Images) -> None:
+    pixels = tiny_images[:50].array()
+    alone = np.concatenate([classifier.logits(picture[None]) for picture in pixels])
+    np.testing.assert_allclose(classifier.logits(pixels), alone, atol=1e-5)
+
+
+def test_temperature_changes_the_confidence_and_not_the_class(classifier: Classifier, tiny_images: Images) -> None:
+    logits = torch.from_numpy(classifier.logits(tiny_images[:100].array())).double()
+    hotter = Classifier(replace(classifier.checkpoint, calibration={"temperature": 4.0}), CPU)
+    before, after = (torch.tensor(list(map(c.probabilities, logits.tolist()))).double() for c in (classifier, hotter))
+    assert torch.equal(before.argmax(dim=1), after.argmax(dim=1))
+    assert (after.max(dim=1).values < before.max(dim=1).values).all()
+    torch.testing.assert_close(after, (logits / 4).softmax(dim=1))
+
+
+def test_the_tutorials_sigmoid_keeps_probabilities_low(tutorial_state_dict: Path, tiny_images: Images) -> None:
+    answers = Classifier.load(tutorial_state_dict, "cpu").answers(tiny_images.array())
+    assert max(answer["confidence"] for answer in answers) <= math.e / (math.e + 9)
+
+
+def test_bfloat16_weights_are_served_in_float32(tiny_checkpoint: Path, tiny_images: Images) -> None:
+    checkpoint = load(tiny_checkpoint)
+    weights = {
+        name: tensor.bfloat16() if tensor.is_floating_point() else tensor
+        for name, tensor in checkpoint.state_dict.items()
+    }
+    classifier = Classifier(replace(checkpoint, state_dict=weights), CPU)
+    assert {parameter.dtype for parameter in classifier.network.parameters()} == {torch.float32}
+    classifier.smoke_test("x.pt")
+
+
+def test_denormal_weights_which_some_cpus_multiply_slowly_become_zero() -> None:
+    weights = Net().state_dict()
+    weights["ff2.bias"].copy_(torch.tensor([1e-40, -1e-45, 0, 1e-37, -1e-37, 1, -1, 1e-10, 2, 3]))
+    bias = Classifier(Checkpoint("Net", {}, weights), CPU).network.state_dict()["ff2.bias"]
+    assert bias.tolist() == [0, 0, 0, *weights["ff2.bias"][3:].tolist()]
+    assert weights["ff2.bias"][0] > 0  # what is saved again is what was loaded
+
+
+@pytest.mark.parametrize("checkpoint", ["tiny_checkpoint", "tutorial_state_dict"])
+def test_the_smoke_test_passes_a_good_network(checkpoint: str, request: pytest.FixtureRequest) -> None:
+    Classifier.load(request.getfixturevalue(checkpoint), "cpu").smoke_test("x.pt")
+
+
+@pytest.mark.parametrize("value", [1e38, 3e38, -1e38])
+def test_the_smoke_test_refuses_finite_weights_that_overflow(value: float) -> None:
+    classifier = with_weights(ConvNet((3, 4)), "ConvNet", value)
+    with pytest.raises(CheckpointError, match=r"x\.pt holds weights that give no probabilities on cpu"):
+        classifier.smoke_test("x.pt")
+
+
+def test_auto_takes_the_best_device_there_is() -> None:
+    best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    assert find_device("auto") == find_device() == torch.device(best)
+    assert find_device("cpu") == CPU
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    for name, there in (("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())):
+        if not there:
+            with pytest.raises(DeviceError, match=f"no {name} device"):
+                find_device(name)
+
+
+def test_an_unknown_device_is_answered_with_those_there_are() -> None:
+    with pytest.raises(DeviceError, match=rf"'tpu'.*{', '.join(DEVICES)}"):
+        find_device("tpu")
+
+
+def test_a_picture_on_which_finite_weights_overflow_gets_no_answer() -> None:
+    classifier = Classifier(overflowing(), CPU)
+    classifier.smoke_test("x.pt")
+    noise = np.random.default_rng(0).integers(0, 256, (1, 1, SIDE, SIDE), dtype=np.uint8)
+    with pytest.raises(CheckpointError, match="overflow on this picture"):
+        classifier.answers(noise)

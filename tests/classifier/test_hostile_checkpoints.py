@@ -1,0 +1,248 @@
+"""Files that are no checkpoint, or were made to harm: each is refused in one sentence, and nothing in it runs."""
+
+import io
+import os
+import pickle
+import random
+import zipfile
+from collections import OrderedDict
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from classifier import checkpoint as checkpoints
+from classifier import torch_file
+from classifier.checkpoint import Checkpoint, CheckpointError, load, save
+from classifier.classifier import Classifier
+from classifier.networks import CLASSES, ConvNet, Net
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:torch")
+FIRST = "filters.weight"  # the first tensor of a ConvNet
+WIDTHS = (3, 4)
+
+
+class Harm:
+    """Unpickled without care, it creates the file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (open, (str(self.path), "w"))
+
+
+def content(**changes: Any) -> dict[str, Any]:
+    """What a good checkpoint file holds, with changes."""
+    good = {
+        "format": checkpoints.FORMAT,
+        "architecture": {"name": "ConvNet", "arguments": {"widths": WIDTHS}},
+        "state_dict": dict(ConvNet(WIDTHS).state_dict()),
+        "classes": list(CLASSES),
+        "calibration": {"temperature": 1.0},
+        "metrics": {},
+        "training": {"recipe": "tiny"},
+    }
+    return good | changes
+
+
+def weights(first: Any) -> dict[str, Any]:
+    return content(state_dict={**ConvNet(WIDTHS).state_dict(), FIRST: first})
+
+
+def shadowed(mapping: dict[str, Any]) -> OrderedDict[str, Any]:
+    """An OrderedDict whose method `keys` hides behind an attribute, which a file may well set."""
+    ordered = OrderedDict(mapping)
+    ordered.keys = 5  # type: ignore[method-assign, assignment]
+    return ordered
+
+
+def with_attribute(tensor: torch.Tensor) -> torch.Tensor:
+    tensor.isfinite = 5  # type: ignore[method-assign, assignment]
+    return tensor
+
+
+def zipped(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
+        for name, member in members.items():
+            archive.writestr(name, member)
+    return buffer.getvalue()
+
+
+def unzipped(file: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(file)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        load(path)
+    sentence = str(caught.value)
+    assert path.name in sentence
+    assert str(path.parent) not in sentence
+    assert "\n" not in sentence
+    return sentence
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("good") / "good.pt"
+    torch.manual_seed(0)
+    save(Checkpoint("ConvNet", {"widths": WIDTHS}, ConvNet(WIDTHS).state_dict(), training={"recipe": "tiny"}), path)
+    return path.read_bytes()
+
+
+def test_a_file_cut_short_anywhere_is_refused(tmp_path: Path, good: bytes) -> None:
+    path = tmp_path / "short.pt"
+    lengths = {*random.Random(0).sample(range(len(good)), 300), *range(len(good) - 1024, len(good))}
+    for length in sorted(lengths, reverse=True):
+        path.write_bytes(good[:length])
+        refusal(path)
+
+
+@pytest.mark.parametrize("part", ["file", "pickle"])
+def test_bytes_changed_anywhere_are_refused_or_harmless(tmp_path: Path, good: bytes, part: str) -> None:
+    generator = random.Random(0)
+    members = unzipped(good)
+    [name] = [name for name in members if name.endswith("data.pkl")]
+    for _ in range(400):
+        changed = bytearray(good if part == "file" else members[name])
+        for _ in range(generator.choice((1, 1, 3))):
+            changed[generator.randrange(len(changed))] = generator.randrange(256)
+        changed_file = changed if part == "file" else zipped({**members, name: bytes(changed)})
+        (tmp_path / "changed.pt").write_bytes(changed_file)
+        with suppress(CheckpointError):
+            Classifier(load(tmp_path / "changed.pt"), torch.device("cpu")).smoke_test("x.pt")
+
+
+@pytest.mark.parametrize(
+    ("file", "sentence"),
+    [
+        (b"", "is empty"),
+        (random.Random(0).randbytes(5_000), "not a zip archive"),
+        (b"PK\x03\x04" + random.Random(0).randbytes(5_000), "not a zip archive"),
+        (pickle.dumps({"format": 1}), "not a zip archive"),
+        (
+            b"PK\x03\x04" + b"PK\x06\x07" + b"\x09" * 16 + b"PK\x05\x06" + b"\xff" * 16 + b"\0\0",
+            "cannot read a checkpoint",
+        ),
+        (zipped({}), "not a zip archive"),
+        (b"prefix" + zipped({"a/data.pkl": pickle.dumps([1]), "a/version": b"3\n"}), "not a zip archive"),
+        (zipped({"shoe.txt": b"shoe"}), "cannot read a checkpoint"),
+        (zipped({"a/data.pkl": b"", "a/version": b"3\n"}), "cannot read a checkpoint"),
+        (zipped({"a/data.pkl": pickle.dumps([1]), "a/version": b"x"}), "cannot read a checkpoint"),
+        (zipped({"a/data.pkl": pickle.dumps([1]), "a/version": b"3\n"}, zipfile.ZIP_DEFLATED), "compressed"),
+    ],
+    ids=range(11),
+)
+def test_other_files_are_refused(tmp_path: Path, file: bytes, sentence: str) -> None:
+    (tmp_path / "other.pt").write_bytes(file)
+    assert sentence in refusal(tmp_path / "other.pt")
+
+
+def test_a_damaged_part_is_named(tmp_path: Path, good: bytes) -> None:
+    at = good.index(b"T-shirt")
+    (tmp_path / "damaged.pt").write_bytes(good[:at] + b"X" + good[at + 1 :])
+    assert "data.pkl' is wrong" in refusal(tmp_path / "damaged.pt")
+
+
+def test_a_record_shorter_than_its_tensor_is_never_read_past_its_end(tmp_path: Path, good: bytes) -> None:
+    members = unzipped(good)
+    [name] = [name for name in members if name.endswith("data/0")]
+    (tmp_path / "short.pt").write_bytes(zipped({**members, name: members[name][:4]}))
+    refusal(tmp_path / "short.pt")
+
+
+@pytest.mark.parametrize("place", ["state_dict", "training", "metrics"])
+def test_a_file_that_would_run_code_is_refused_and_does_not_run_it(tmp_path: Path, place: str) -> None:
+    torch.save(content(**{place: {"recipe": Harm(tmp_path / "harm")}}), tmp_path / "harmful.pt")
+    assert "nothing in it was run" in refusal(tmp_path / "harmful.pt")
+    assert not (tmp_path / "harm").exists()
+    torch.load(tmp_path / "harmful.pt", weights_only=False)  # without the refusal it would have
+    assert (tmp_path / "harm").exists()
+
+
+def test_a_whole_pickled_network_is_refused(tmp_path: Path) -> None:
+    torch.save(Net(), tmp_path / "network.pt")
+    assert "model.state_dict()" in refusal(tmp_path / "network.pt")
+
+
+NET_WEIGHTS = dict(Net().state_dict())
+
+
+@pytest.mark.parametrize(
+    ("found", "sentence"),
+    [
+        ([1], "holds a list"),
+        (torch.ones(1), "holds a Tensor"),
+        ({}, "no valid 'format'"),
+        (shadowed({}), "no valid 'format'"),
+        *[({**content(), key: None}, f"no valid '{key}'") for key in content()],
+        (content(format=True), "no valid 'format'"),
+        (content(format=2), "has format 2; this version reads format 1"),
+        (content(classes=["cat", "dog"]), "other classes"),
+        (content(classes=[torch.ones(2)] * 10), "other classes"),
+        *[(content(calibration={"temperature": t}), "temperature") for t in (0.0, -1.0, 1e9, float("nan"), "1", None)],
+        (content(calibration={}), "temperature"),
+        (content(training={}), "recipe"),
+        (content(training={"recipe": "<b>\n"}), "recipe"),
+        (content(training={"recipe": "x" * 41}), "recipe"),
+        (content(architecture={}), "known are Net, ConvNet"),
+        (content(architecture={"name": "ResNet", "arguments": {}}), "known are Net, ConvNet"),
+        (content(architecture={"name": ["Net"], "arguments": {}}), "known are Net, ConvNet"),
+        (content(architecture={"name": "Net", "arguments": [1]}), "known are Net, ConvNet"),
+        (content(state_dict={}), "22 tensors of a ConvNet"),
+        (content(state_dict=content()["state_dict"] | {"more": torch.ones(1)}), "22 tensors of a ConvNet"),
+        (content(state_dict=shadowed(content()["state_dict"])), "no valid 'state_dict'"),
+        (weights(torch.ones(18, 1, 5, 5)), "of shape [18, 1, 5, 5]; ConvNet expects [18, 1, 3, 3]"),
+        (weights(torch.full((18, 1, 3, 3), float("nan"))), f"not finite, under '{FIRST}'"),
+        (weights(torch.full((18, 1, 3, 3), float("-inf"))), f"not finite, under '{FIRST}'"),
+        (weights(torch.ones(18, 1, 3, 3, dtype=torch.float64)), "torch.float64"),
+        (weights(torch.ones(18, 1, 3, 3, dtype=torch.complex64)), "torch.complex64"),
+        (weights(torch.ones(18, 1, 3, 3).to_sparse()), "dense tensor"),
+        (weights(torch.ones(18, 1, 3, 3, device="meta")), "dense tensor"),
+        (weights([1.0]), "dense tensor"),
+        (weights(with_attribute(torch.ones(18, 1, 3, 3))), "plain tensors"),
+        (NET_WEIGHTS | {"conv1.bias": torch.ones(7)}, "of shape [7]; Net expects [6]"),
+        (NET_WEIGHTS | {"conv1.bias": torch.full((6,), float("inf"))}, "not finite"),
+        ({name: tensor for name, tensor in NET_WEIGHTS.items() if name != "ff2.bias"}, "8 tensors"),
+    ],
+)
+def test_wrong_content_is_refused_with_what_was_found(tmp_path: Path, found: Any, sentence: str) -> None:
+    torch.save(found, tmp_path / "wrong.pt")
+    assert sentence in refusal(tmp_path / "wrong.pt")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        *[("ConvNet", {"widths": w}) for w in ((10**30, 1), (4096,) * 2, (2, 3, 4), (2.0, 3), "abc", torch.ones(3))],
+        *[("ConvNet", {"dropout": d}) for d in ("x", -1, float("nan"), torch.ones(1), torch.ones(2))],
+        ("ConvNet", {1: 2}),
+        ("ConvNet", {"depth": 3}),
+        *[("Net", {"sigmoid": s}) for s in ("no", None, torch.ones(2))],
+    ],
+)
+def test_arguments_that_make_no_such_network_are_refused(tmp_path: Path, name: str, arguments: dict[Any, Any]) -> None:
+    network = {"ConvNet": ConvNet(WIDTHS), "Net": Net()}[name]
+    architecture = {"name": name, "arguments": arguments}
+    torch.save(content(architecture=architecture, state_dict=dict(network.state_dict())), tmp_path / "wrong.pt")
+    refusal(tmp_path / "wrong.pt")
+
+
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pt")
+    assert "not a regular file" in refusal(tmp_path / "pipe.pt")
+    (tmp_path / "folder.pt").mkdir()
+    assert "not a regular file" in refusal(tmp_path / "folder.pt")
+    assert "does not exist" in refusal(tmp_path / "missing.pt")
+    assert "cannot be read" in refusal(tmp_path / ("x" * 300))
+
+
+def test_a_file_of_absurd_size_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "large.pt").open("wb") as file:
+        file.truncate(torch_file.MAX_BYTES + 1)  # sparse: it takes no space
+    assert "over the limit of 1,073,741,824" in refusal(tmp_path / "large.pt")

@@ -1,0 +1,47 @@
+import pytest
+import torch
+from torch.nn import functional
+
+from classifier.checkpoint import TEMPERATURES
+from training.calibration import fit_temperature
+
+
+def calibrated(n: int = 20_000) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits float32 [N,10], and labels drawn from the very probabilities that they state."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(n, 10, generator=generator)
+    return logits, torch.multinomial(logits.softmax(dim=1), 1, generator=generator).flatten()
+
+
+@pytest.mark.parametrize("factor", [0.1, 0.5, 1.0, 3.0, 20.0])
+def test_a_known_temperature_is_recovered(factor: float) -> None:
+    logits, labels = calibrated()
+    assert fit_temperature(factor * logits, labels) == pytest.approx(factor, rel=0.03)
+
+
+def test_no_other_temperature_has_a_lower_cross_entropy() -> None:
+    logits, labels = calibrated(2_000)
+    fitted = fit_temperature(logits, labels)
+    losses = [functional.cross_entropy(logits.double() / t, labels) for t in (fitted, fitted * 0.99, fitted * 1.01)]
+    assert losses[0] == min(losses)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0], ids=["all-right", "all-wrong"])
+def test_the_temperature_stays_within_what_a_checkpoint_may_hold(sign: float) -> None:
+    labels = torch.arange(10).repeat(10)
+    temperature = fit_temperature(sign * 50 * functional.one_hot(labels, 10).float(), labels)
+    assert TEMPERATURES[0] <= temperature <= TEMPERATURES[1]
+
+
+def test_the_fit_is_reproducible_and_leaves_the_logits_alone() -> None:
+    logits, labels = calibrated(500)
+    before = logits.clone()
+    assert fit_temperature(logits, labels) == fit_temperature(logits, labels)
+    assert torch.equal(logits, before)
+
+
+def test_logits_of_inference_mode_are_taken() -> None:
+    logits, labels = calibrated(500)
+    with torch.inference_mode():
+        copied = logits.clone()
+    assert fit_temperature(copied, labels) == fit_temperature(logits, labels)

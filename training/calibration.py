@@ -1,0 +1,29 @@
+"""Fits what Classifier applies to the logits, on held-out training data."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from classifier.checkpoint import TEMPERATURES
+
+ITERATIONS = 100  # of L-BFGS, which needs about ten for one number
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """The temperature T that minimises the cross-entropy of softmax(logits / T) (Guo et al. 2017).
+
+    `logits` float32 [N,10], `labels` int64 [N]. The search is over log T, so that T stays positive.
+    """
+    logits, labels = logits.cpu().double(), labels.cpu()
+    log_temperature = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([log_temperature], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        cross_entropy = functional.cross_entropy(logits / log_temperature.exp(), labels)
+        cross_entropy.backward()  # type: ignore[no-untyped-call]
+        return cross_entropy
+
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    lowest, highest = TEMPERATURES
+    return float(log_temperature.detach().exp().clamp(lowest, highest))
