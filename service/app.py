@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope
 
-from classifier import picture
+from classifier import __version__, picture
 from classifier.classifier import Answer
 from service import uploads
 from service.batcher import Batcher, Overloaded
@@ -41,7 +41,6 @@ from service.schemas import (
 )
 from service.settings import Settings
 
-VERSION = "0.1.0"
 UNFORESEEN = "An error that no one foresaw."
 
 logger = logging.getLogger(__name__)
@@ -97,7 +96,7 @@ def create_app(settings: Settings) -> ASGIApp:
     about: dict[str, Any] = {
         "title": "Fashion-MNIST classifier",
         "description": "Upload a picture of a garment, get back its Fashion-MNIST class and the probabilities.",
-        "version": VERSION,
+        "version": __version__,
         "lifespan": lifespan,
         "redoc_url": None,
     }
