@@ -230,7 +230,7 @@ def pictures() -> tuple[bytes, bytes]:
 def answers(weights: Path) -> dict[bytes, str | None]:
     """The class of each picture by these weights."""
     classifier = Classifier.load(weights, "cpu")
-    return {picture: classifier.answers(read_pixels(picture)[None, None])[0]["class"] for picture in pictures()}
+    return {picture: classifier.predict(read_pixels(picture)[None, None])[0]["class"] for picture in pictures()}
 
 
 def teach(path: Path) -> None:

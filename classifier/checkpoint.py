@@ -22,6 +22,22 @@ from classifier.torch_file import CheckpointError as CheckpointError
 FORMAT = 1
 RECIPE_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 TEMPERATURES = (1e-3, 1e3)  # outside of this a temperature is a mistake
+# Old names of arguments and recipe settings. Checkpoints from before the renaming are read as if they had the new ones.
+NEW_NAMES = {
+    "views": "tta_views",
+    "held_out": "validation_images",
+    "kept": "keep",
+    "warm_up": "warmup_fraction",
+    "filter_learning_rate": "muon_learning_rate",
+    "filter_momentum": "muon_momentum",
+    "taught": "distillation_weight",
+    "softness": "distillation_temperature",
+    "spared": "prune_ratio",
+    "spared_until": "prune_until",
+    "shift": "shift_pixels",
+    "erase": "erase_probability",
+}
+NEW_VALUES = {"keep": {"lowest loss": "best"}, "schedule": {"triangle": "triangular"}}
 FIELDS: dict[str, type] = {
     "format": int,
     "architecture": dict,
@@ -148,8 +164,30 @@ def interpret(found: dict[str, Any], name: str, sha256: str) -> Checkpoint:
     architecture, arguments = found["architecture"].get("name"), found["architecture"].get("arguments")
     if not isinstance(architecture, str) or architecture not in ARCHITECTURES or type(arguments) is not dict:
         raise CheckpointError(f"{name} is of an unknown architecture; known are {', '.join(ARCHITECTURES)}.")
-    kept = {key: found[key] for key in ("state_dict", "calibration", "metrics", "training")}
-    return Checkpoint(architecture, arguments, **kept, sha256=sha256)
+    training = found["training"]
+    if type(settings := training.get("settings")) is dict:
+        settings = with_new_names(settings)
+        if type(of_network := settings.get("arguments")) is dict:
+            settings["arguments"] = with_new_names(of_network)
+        training = training | {"settings": settings}
+    return Checkpoint(
+        architecture,
+        with_new_names(arguments),
+        found["state_dict"],
+        found["calibration"],
+        found["metrics"],
+        training,
+        sha256,
+    )
+
+
+def with_new_names(values: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a network, or settings of a recipe, with the names that they have today."""
+    renamed = {NEW_NAMES.get(name, name): value for name, value in values.items()}
+    for name, new_values in NEW_VALUES.items():
+        if isinstance(old := renamed.get(name), str):
+            renamed[name] = new_values.get(old, old)
+    return renamed
 
 
 def check_weights(checkpoint: Checkpoint, name: str) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from math import exp, isfinite, isnan
 from pathlib import Path
-from typing import TypedDict
+from typing import Annotated, TypedDict
 
 import numpy as np
 import torch
@@ -15,11 +15,31 @@ from classifier.runtime import CannotCompile, compile_network
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
-Answer = TypedDict(
-    "Answer",
-    {"class": str, "index": int, "confidence": float, "probabilities": dict[str, float], "model": str},
+Probability = Annotated[float, "from 0 to 1"]
+Prediction = TypedDict(
+    "Prediction",
+    {
+        "class": Annotated[str, "the most probable class"],
+        "index": Annotated[int, "the number of that class, from 0 to 9"],
+        "confidence": Annotated[Probability, "the probability of that class"],
+        "probabilities": Annotated[dict[str, Probability], "the probabilities of all ten classes, which sum to 1"],
+        "model": Annotated[str, "the recipe and the first 8 hex digits of the checkpoint's SHA-256"],
+    },
 )
-"""What is said of one picture, in the words of the HTTP contract."""
+"""The prediction for one picture, as the HTTP API and the commands give it. Each annotation describes its field."""
+
+
+def prediction(probabilities: list[float], model: str) -> Prediction:
+    """The prediction from ten probabilities, in the order of CLASSES. The first of equally probable classes wins."""
+    confidence = max(probabilities)
+    index = probabilities.index(confidence)
+    return {
+        "class": CLASSES[index],
+        "index": index,
+        "confidence": confidence,
+        "probabilities": dict(zip(CLASSES, probabilities, strict=True)),
+        "model": model,
+    }
 
 
 class DeviceError(Exception):
@@ -81,25 +101,18 @@ class Classifier:
         total = sum(odds)
         return [odd / total for odd in odds]
 
-    def answers(self, pixels: Pixels) -> list[Answer]:
-        """What is said of each of the N pictures. Of classes that tie, the first is named.
+    def predict(self, pixels: Pixels) -> list[Prediction]:
+        """One prediction for each of `pixels`, uint8 [N,1,28,28].
 
-        Raises CheckpointError where finite weights overflow, which they may on some pictures only.
+        Raises CheckpointError if finite weights overflow to NaN; some weights do so on some pictures only.
         """
-        return [self._answer(self.probabilities(row)) for row in self._run(pixels).tolist()]
+        return [self._predict(row) for row in self._run(pixels).tolist()]
 
-    def _answer(self, probabilities: list[float]) -> Answer:
-        confidence = max(probabilities)
-        if isnan(confidence):  # one alone never is: they are all divided by their sum
+    def _predict(self, logits: list[float]) -> Prediction:
+        probabilities = self.probabilities(logits)
+        if isnan(probabilities[0]):  # then all ten are: each is divided by their sum
             raise CheckpointError(f"{self.model} holds weights that overflow on this picture.")
-        index = probabilities.index(confidence)
-        return {
-            "class": CLASSES[index],
-            "index": index,
-            "confidence": confidence,
-            "probabilities": dict(zip(CLASSES, probabilities, strict=True)),
-            "model": self.model,
-        }
+        return prediction(probabilities, self.model)
 
     def smoke_test(self, name: str) -> None:
         """Answers for a black and a white picture; raises CheckpointError, naming `name`, unless all is finite."""

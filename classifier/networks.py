@@ -77,8 +77,9 @@ class ConvNet(nn.Module):
     first stage's have `side` points. Where a stage pools, it does so before normalisation and activation, which then
     touch a quarter of the memory.
 
-    An answer is the mean of those to `views` of the image, at as many times the price: 2 are the image and its mirror
-    image; 6 are these and both moved by one pixel along a diagonal, either way.
+    Test-time augmentation: the logits are averaged over 1, 2 or 6 views of the image (`tta_views`); cost grows
+    linearly. 2 views are the image and its mirror image; 6 are these two and both moved by one pixel along a diagonal,
+    either way.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class ConvNet(nn.Module):
         blocks: tuple[int, ...] = (0, 1),
         side: Literal[28, 14, 7] = 7,
         dropout: float = 0.0,
-        views: Literal[1, 2, 6] = 1,
+        tta_views: Literal[1, 2, 6] = 1,
     ) -> None:
         super().__init__()
         for name, values, lowest, highest in ("widths", widths, 1, MAX_WIDTH), ("blocks", blocks, 0, MAX_BLOCKS):
@@ -102,9 +103,9 @@ class ConvNet(nn.Module):
             raise ValueError(f"side is 28, 14 or 7, not {shortened(side)}")
         if not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
             raise ValueError(f"dropout is a share from 0 to 1, not {shortened(dropout)}")
-        if not isinstance(views, int) or views not in (1, 2, 6):
-            raise ValueError(f"views are 1, 2 or 6, not {shortened(views)}")
-        self.views = views
+        if not isinstance(tta_views, int) or tta_views not in (1, 2, 6):
+            raise ValueError(f"tta_views is 1, 2 or 6, not {shortened(tta_views)}")
+        self.tta_views = tta_views
         self.filters = nn.Conv2d(1, FILTERS, kernel_size=PATCH, padding=PATCH // 2).requires_grad_(False)
         layers: list[nn.Module] = [] if side == SIDE else [pooling()]  # (N, 18, 28, 28) or (N, 18, 14, 14)
         layers.append(nn.ReLU(inplace=True))
@@ -134,9 +135,9 @@ class ConvNet(nn.Module):
         """Logits [N,10] of `pixels` uint8 [N,1,28,28]; float32 or, under autocast, bfloat16."""
         seen = [normalised(pixels)]
         if not self.training:
-            if self.views == 6:
+            if self.tta_views == 6:
                 seen += [moved(seen[0], 1), moved(seen[0], -1)]
-            if self.views > 1:
+            if self.tta_views > 1:
                 seen += [x.flip(-1) for x in seen]
         first, *others = [self.logits(x) for x in seen]
         return sum(others, first) / len(seen)

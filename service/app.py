@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope
 
 from classifier import __version__, picture
-from classifier.classifier import Answer
+from classifier.classifier import Prediction as PredictionDict
 from service import uploads
 from service.batcher import Batcher, Overloaded
 from service.drain import Drain
@@ -136,7 +136,7 @@ def create_app(settings: Settings) -> ASGIApp:
         contents = await uploads.read_several(
             request.scope, request.receive, settings.max_upload_bytes, settings.max_files
         )
-        predictions: list[Answer | dict[str, Any]] = []
+        predictions: list[PredictionDict | dict[str, Any]] = []
         answers = (batcher.predict(content, together=True) for content in contents)
         for result in await asyncio.gather(*answers, return_exceptions=True):
             if isinstance(result, REFUSALS):

@@ -17,7 +17,7 @@ from math import inf
 import numpy as np
 from PIL.ImageFile import ImageFile
 
-from classifier.classifier import Answer
+from classifier.classifier import Prediction
 from classifier.networks import SIDE, Pixels
 from classifier.picture import open_picture
 from classifier.preprocessing import preprocess
@@ -45,7 +45,7 @@ class Waiting:
     arrived: float  # by time.monotonic
     pixels: Pixels = field(init=False)  # uint8 [28,28], once decoded
     decoding: float = field(init=False)
-    answer: asyncio.Future[Answer] = field(init=False)
+    answer: asyncio.Future[Prediction] = field(init=False)
 
 
 class Batcher:
@@ -79,7 +79,7 @@ class Batcher:
             return
         raise Overloaded(f"{self.settings.max_waiting} pictures wait already, the limit; try again later.")
 
-    async def predict(self, content: bytes, *, alone: bool = False, together: bool = False) -> Answer:
+    async def predict(self, content: bytes, *, alone: bool = False, together: bool = False) -> Prediction:
         """The answer for one encoded picture that `check` has let in.
 
         `alone`: there is no other request; `together`: it came in one request with others. Raises PictureError,
@@ -116,7 +116,7 @@ class Batcher:
             limit = self.settings.max_wait_seconds
             raise TooLate(f"The picture waited for {seconds:.1f} s, over the limit of {limit:g}; try again later.")
 
-    async def _batched(self, waiting: Waiting) -> Answer:
+    async def _batched(self, waiting: Waiting) -> Prediction:
         loop = asyncio.get_running_loop()
         waiting.answer = loop.create_future()
         self._waiting.append(waiting)
@@ -166,9 +166,9 @@ class Batcher:
             if not waiting.answer.done():
                 waiting.answer.set_result(answer)
 
-    def _answers(self, model: Model, batch: list[Waiting]) -> list[Answer]:
+    def _answers(self, model: Model, batch: list[Waiting]) -> list[Prediction]:
         begin = time.monotonic()
-        answers = model.classifier.answers(stack([waiting.pixels for waiting in batch]))
+        answers = model.classifier.predict(stack([waiting.pixels for waiting in batch]))
         if self.metrics.enabled:
             self.metrics.count_batch(
                 answers,

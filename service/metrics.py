@@ -17,7 +17,7 @@ from prometheus_client import (
     multiprocess,
 )
 
-from classifier.classifier import Answer
+from classifier.classifier import Prediction
 from classifier.networks import CLASSES
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # the variable by which prometheus_client finds it
@@ -104,7 +104,7 @@ class Metrics:
             known[1].observe(seconds)
 
     def count_batch(
-        self, answers: list[Answer], queued: list[float], decoding: list[float], seconds: float, waiting: int
+        self, answers: list[Prediction], queued: list[float], decoding: list[float], seconds: float, waiting: int
     ) -> None:
         """One batch more: its answers, how long its pictures waited and took to decode, how long the network took,
         and how many pictures were waiting or in it.

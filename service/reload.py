@@ -91,8 +91,8 @@ class Reloader:
         classifier = Classifier.load(settings.model, settings.device, settings.model_sha256)
         blank = np.zeros((settings.max_batch, 1, SIDE, SIDE), np.uint8)
         for size in range(1, settings.max_batch):  # each is prepared at its first use, which may take milliseconds
-            classifier.answers(blank[:size])
-        seconds = min(timeit.repeat(lambda: classifier.answers(blank), repeat=TRIALS, number=1))
+            classifier.predict(blank[:size])
+        seconds = min(timeit.repeat(lambda: classifier.predict(blank), repeat=TRIALS, number=1))
         quick = classifier.device.type == "cpu" and seconds < QUICK_SECONDS
         if self._model is None:
             gc.collect()

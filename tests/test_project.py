@@ -115,7 +115,7 @@ def test_the_shipped_checkpoint_is_small_and_answers() -> None:
 
     shipped = ROOT / "models/model_scratch.pt"
     assert shipped.stat().st_size <= 5 * 2**20
-    [answer] = Classifier.load(shipped, "cpu").answers(read_pixels((ROOT / "shoe.png").read_bytes())[None, None])
+    [answer] = Classifier.load(shipped, "cpu").predict(read_pixels((ROOT / "shoe.png").read_bytes())[None, None])
     assert answer["class"] == "Ankle boot"
 
 

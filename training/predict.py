@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from classifier.classifier import DEVICES, Answer, Classifier
+from classifier.classifier import DEVICES, Classifier, Prediction
 from classifier.networks import Pixels
 from classifier.picture import PictureError, PictureTooLarge
 from classifier.preprocessing import read_pixels
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"{path}: {sentence}", file=sys.stderr)
                 predictions.append({"file": str(path), "detail": sentence})
                 continue
-            [answer] = classifier.answers(pixels[None, None])
+            [answer] = classifier.predict(pixels[None, None])
             show(console, path, pixels, answer)
             predictions.append({"file": str(path), **answer})
         failed = any("detail" in prediction for prediction in predictions)
@@ -54,7 +54,7 @@ def read(path: Path) -> bytes:
     return content
 
 
-def show(console: Console, path: Path, pixels: Pixels, answer: Answer) -> None:
+def show(console: Console, path: Path, pixels: Pixels, answer: Prediction) -> None:
     """Prints the answer and, on a terminal, the 28×28 picture that the network saw."""
     console.print(f"{path}: {answer['class']} ({answer['confidence']:.1%})", soft_wrap=True)
     table = Table(show_header=False)

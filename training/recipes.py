@@ -59,11 +59,11 @@ TUTORIAL = Recipe(
     precision="float32",
 )
 TUTORIAL_LOGITS = replace(TUTORIAL, name="tutorial-logits", arguments={"sigmoid": False})
-FAST = Recipe(name="fast", architecture="ConvNet", arguments={"widths": (32, 128), "blocks": (0, 1), "views": 6})
+FAST = Recipe(name="fast", architecture="ConvNet", arguments={"widths": (32, 128), "blocks": (0, 1), "tta_views": 6})
 BEST = replace(
     FAST,
     name="best",
-    arguments={"widths": (64, 128, 256), "blocks": (2, 2, 2), "side": 14, "dropout": 0.2, "views": 6},
+    arguments={"widths": (64, 128, 256), "blocks": (2, 2, 2), "side": 14, "dropout": 0.2, "tta_views": 6},
     epochs=130,
     kept="last",  # by then it is so sure of itself that its loss has risen, which the temperature mends
     batch_size=512,
@@ -105,7 +105,7 @@ RECIPES = {recipe.name: recipe for recipe in (TUTORIAL, TUTORIAL_LOGITS, FAST, B
 # batches keep it busy.
 GPU_FAST = replace(
     FAST,
-    arguments={"widths": (128, 256, 512), "blocks": (1, 1, 1), "side": 14, "views": 6},
+    arguments={"widths": (128, 256, 512), "blocks": (1, 1, 1), "side": 14, "tta_views": 6},
     epochs=8,
     batch_size=512,
     learning_rate=0.04,
@@ -113,7 +113,7 @@ GPU_FAST = replace(
 )
 GPU_BEST = replace(
     BEST,
-    arguments={"widths": (128, 256, 512), "blocks": (2, 2, 2), "side": 14, "dropout": 0.2, "views": 6},
+    arguments={"widths": (128, 256, 512), "blocks": (2, 2, 2), "side": 14, "dropout": 0.2, "tta_views": 6},
     epochs=180,
 )
 GPU_RECIPES = RECIPES | {recipe.name: recipe for recipe in (GPU_FAST, GPU_BEST)}

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from classifier.checkpoint import Checkpoint, CheckpointError, build, describe, load, save
+from classifier.checkpoint import NEW_NAMES, Checkpoint, CheckpointError, build, describe, load, save
 from classifier.networks import ConvNet, Net
+
+SHIPPED = Path(__file__).parents[2] / "models/model_scratch.pt"
 
 
 @pytest.fixture
@@ -154,3 +156,68 @@ def test_a_small_file_cannot_ask_for_a_huge_network(tmp_path: Path, tiny_checkpo
     assert path.stat().st_size < 2**20
     with pytest.raises(CheckpointError, match=r"^huge\.pt is of a network of over 1,073,741,824 bytes, the limit\.$"):
         load(path)
+
+
+def test_a_checkpoint_with_old_names_shows_the_new_ones_and_predicts_the_same(tmp_path: Path) -> None:
+    network = ConvNet((3, 4), tta_views=6).eval()
+    arguments = {"widths": (3, 4), "views": 6}
+    settings = {
+        "arguments": arguments,
+        "held_out": 2_000,
+        "kept": "lowest loss",
+        "schedule": "triangle",
+        "warm_up": 0.001,
+        "filter_learning_rate": 0.03,
+        "filter_momentum": 0.6,
+        "taught": 0.9,
+        "softness": 4.0,
+        "teacher": "best-dc937903",
+        "spared": 0.5,
+        "spared_until": 0.875,
+        "flip": True,
+        "shift": 1,
+        "erase": 0.5,
+        "epochs": 16,
+    }
+    training = {"recipe": "old", "settings": settings, "seed": 3}
+    save(Checkpoint("ConvNet", arguments, network.state_dict(), training=training), tmp_path / "old.pt")
+    loaded = load(tmp_path / "old.pt")
+    assert loaded.arguments == {"widths": (3, 4), "tta_views": 6}
+    assert loaded.training == {
+        "recipe": "old",
+        "seed": 3,
+        "settings": {
+            "arguments": {"widths": (3, 4), "tta_views": 6},
+            "validation_images": 2_000,
+            "keep": "best",
+            "schedule": "triangular",
+            "warmup_fraction": 0.001,
+            "muon_learning_rate": 0.03,
+            "muon_momentum": 0.6,
+            "distillation_weight": 0.9,
+            "distillation_temperature": 4.0,
+            "teacher": "best-dc937903",
+            "prune_ratio": 0.5,
+            "prune_until": 0.875,
+            "flip": True,
+            "shift_pixels": 1,
+            "erase_probability": 0.5,
+            "epochs": 16,
+        },
+    }
+    pixels = torch.randint(0, 256, (5, 1, 28, 28), dtype=torch.uint8)
+    assert torch.equal(build(loaded)(pixels), network(pixels))
+
+
+def test_the_shipped_checkpoint_loads_with_the_new_names() -> None:
+    settings = load(SHIPPED).training["settings"]
+    assert NEW_NAMES.keys().isdisjoint(settings)
+    assert (settings["keep"], settings["schedule"], settings["prune_ratio"]) == ("last", "triangular", 0.5)
+
+
+@pytest.mark.parametrize("settings", [[1], {"kept": [1]}, {"schedule": torch.ones(2)}, {"arguments": 5}, {1: 2}])
+def test_settings_of_another_shape_do_not_stop_a_checkpoint(tmp_path: Path, settings: object) -> None:
+    weights = ConvNet((3, 4)).state_dict()
+    training = {"recipe": "odd", "settings": settings}
+    save(Checkpoint("ConvNet", {"widths": (3, 4)}, weights, training=training), tmp_path / "odd.pt")
+    assert load(tmp_path / "odd.pt").recipe == "odd"

@@ -43,7 +43,7 @@ def test_probabilities_sum_to_one(classifier: Classifier, tiny_images: Images) -
 
 
 def test_an_answer_has_the_words_of_the_contract(classifier: Classifier, tiny_images: Images) -> None:
-    [answer] = classifier.answers(tiny_images[:1].array())
+    [answer] = classifier.predict(tiny_images[:1].array())
     assert list(answer) == ["class", "index", "confidence", "probabilities", "model"]
     assert list(answer["probabilities"]) == list(CLASSES)
     assert answer["class"] == CLASSES[answer["index"]]
@@ -52,25 +52,25 @@ def test_an_answer_has_the_words_of_the_contract(classifier: Classifier, tiny_im
 
 
 def test_what_was_learned_is_answered(classifier: Classifier, tiny_images: Images) -> None:
-    answers = classifier.answers(tiny_images.array())
+    answers = classifier.predict(tiny_images.array())
     right = sum(answer["index"] == label for answer, label in zip(answers, tiny_images.labels.tolist(), strict=True))
     assert right / len(answers) > 0.95
 
 
 def test_of_classes_that_tie_the_first_is_named() -> None:
-    answers = with_weights(Net(), "Net", 0.0).answers(np.zeros((2, 1, SIDE, SIDE), np.uint8))
+    answers = with_weights(Net(), "Net", 0.0).predict(np.zeros((2, 1, SIDE, SIDE), np.uint8))
     assert [answer["index"] for answer in answers] == [0, 0]
     assert set(answers[0]["probabilities"].values()) == {0.1}
 
 
 def test_no_picture_no_answer(classifier: Classifier, tiny_images: Images) -> None:
-    assert classifier.answers(tiny_images[:0].array()) == []
+    assert classifier.predict(tiny_images[:0].array()) == []
 
 
 def test_a_picture_asked_alone_is_answered_the_same_bit_for_bit(tiny_checkpoint: Path, tiny_images: Images) -> None:
     first, again = Classifier.load(tiny_checkpoint, "cpu"), Classifier.load(tiny_checkpoint, "cpu")
     for pixels in tiny_images[:20].array():
-        assert first.answers(pixels[None]) == first.answers(pixels[None]) == again.answers(pixels[None])
+        assert first.predict(pixels[None]) == first.predict(pixels[None]) == again.predict(pixels[None])
 
 
 def test_a_batch_is_answered_like_its_pictures_alone(classifier: Classifier, tiny_images: Images) -> None:
@@ -89,7 +89,7 @@ def test_temperature_changes_the_confidence_and_not_the_class(classifier: Classi
 
 
 def test_the_tutorials_sigmoid_keeps_probabilities_low(tutorial_state_dict: Path, tiny_images: Images) -> None:
-    answers = Classifier.load(tutorial_state_dict, "cpu").answers(tiny_images.array())
+    answers = Classifier.load(tutorial_state_dict, "cpu").predict(tiny_images.array())
     assert max(answer["confidence"] for answer in answers) <= math.e / (math.e + 9)
 
 
@@ -147,4 +147,4 @@ def test_a_picture_on_which_finite_weights_overflow_gets_no_answer() -> None:
     classifier.smoke_test("x.pt")
     noise = np.random.default_rng(0).integers(0, 256, (1, 1, SIDE, SIDE), dtype=np.uint8)
     with pytest.raises(CheckpointError, match="overflow on this picture"):
-        classifier.answers(noise)
+        classifier.predict(noise)

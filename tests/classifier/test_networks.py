@@ -87,8 +87,8 @@ def test_without_its_sigmoid_net_gives_what_went_into_it() -> None:
         ("ConvNet", {"widths": (), "blocks": ()}),
         ("ConvNet", {"side": 4}),
         ("ConvNet", {"side": 14.0}),
-        ("ConvNet", {"views": 3}),
-        ("ConvNet", {"views": 2.0}),
+        ("ConvNet", {"tta_views": 3}),
+        ("ConvNet", {"tta_views": 2.0}),
         ("ConvNet", {"dropout": -0.1}),
         ("ConvNet", {"dropout": torch.ones(1)}),
         ("ConvNet", {"dropout": float("nan")}),
@@ -113,9 +113,9 @@ def test_an_answer_is_the_mean_of_those_to_its_views() -> None:
     seen = [pixels, functional.pad(pixels, (1, -1, 1, -1)), functional.pad(pixels, (-1, 1, -1, 1))]
     seen += [view.flip(-1) for view in seen]
     answers = torch.stack([network(view) for view in seen])
-    network.views = 6
+    network.tta_views = 6
     torch.testing.assert_close(network(pixels), answers.mean(dim=0))
-    network.views = 2
+    network.tta_views = 2
     torch.testing.assert_close(network(pixels), answers[[0, 3]].mean(dim=0))
 
 

@@ -31,7 +31,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_answers_like_any_other(path: Path, tiny_images: Images) -> None:
     classifier = Classifier.load(path, "cpu")
-    answers = classifier.answers(tiny_images[:3].array())
+    answers = classifier.predict(tiny_images[:3].array())
     assert len(answers) == 3
     assert all(sum(answer["probabilities"].values()) == pytest.approx(1) for answer in answers)
     expected = classifier.network(tiny_images[:3].pixels).softmax(dim=1).max(dim=1).values

@@ -41,8 +41,8 @@ NETWORKS = [
     Net(sigmoid=False),
     ConvNet(),
     ConvNet((5, 7), (2, 1), dropout=0.5),
-    ConvNet(views=2),
-    ConvNet((5, 7), views=6),
+    ConvNet(tta_views=2),
+    ConvNet((5, 7), tta_views=6),
     ConvNet((5, 7, 9), (1, 0, 1), side=28),
 ]
 

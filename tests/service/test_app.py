@@ -42,7 +42,7 @@ def test_predict_goes_by_content_not_by_name_or_type(client: httpx.Client, forma
 
 
 def test_predict_gives_what_the_classifier_gives(client: httpx.Client, tiny_checkpoint: Path) -> None:
-    [expected] = Classifier.load(tiny_checkpoint, "cpu").answers(read_pixels(PICTURE)[None, None])
+    [expected] = Classifier.load(tiny_checkpoint, "cpu").predict(read_pixels(PICTURE)[None, None])
     torch.set_num_threads(1)
     assert client.post("/predict", files={"file": PICTURE}).json() == expected
 

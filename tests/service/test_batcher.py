@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classifier.classifier import Answer, Classifier
+from classifier.classifier import Classifier, Prediction
 from classifier.networks import Pixels
 from classifier.picture import BrokenPicture, UnsupportedPicture
 from service.batcher import FULL_SECONDS, Batcher, Overloaded, TooLate
@@ -32,11 +32,11 @@ async def loaded(model: Path, **settings: Any) -> Batcher:
 
 
 def test_each_picture_gets_its_own_answer(tiny_checkpoint: Path) -> None:
-    async def ask() -> list[Answer]:
+    async def ask() -> list[Prediction]:
         batcher = await loaded(tiny_checkpoint, max_batch=7)
         return await asyncio.gather(*map(batcher.predict, encoded_pictures(50)))
 
-    expected = Classifier.load(tiny_checkpoint, "cpu").answers(pictures(50)[:, None])
+    expected = Classifier.load(tiny_checkpoint, "cpu").predict(pictures(50)[:, None])
     for got, wanted in zip(asyncio.run(ask()), expected, strict=True):
         assert got["index"] == wanted["index"]
         assert got["confidence"] == pytest.approx(wanted["confidence"], abs=1e-5)
@@ -45,7 +45,7 @@ def test_each_picture_gets_its_own_answer(tiny_checkpoint: Path) -> None:
 def test_large_pictures_and_small_ones_are_answered_together(tiny_checkpoint: Path) -> None:
     large = encoded(Image.fromarray(pictures(1)[0]).resize((600, 600), Image.Resampling.NEAREST))
 
-    async def ask() -> list[Answer | BaseException]:
+    async def ask() -> list[Prediction | BaseException]:
         batcher = await loaded(tiny_checkpoint)
         contents = [large, encoded_pictures(1)[0], large[:-100], b"text"]
         return await asyncio.gather(*map(batcher.predict, contents), return_exceptions=True)
@@ -89,7 +89,7 @@ def test_hasty_clients_are_kept_out_until_the_limit_is_no_longer_reached(tiny_ch
 
 
 def test_a_picture_that_waited_for_too_long_is_dropped(tiny_checkpoint: Path) -> None:
-    async def ask() -> list[Answer | BaseException]:
+    async def ask() -> list[Prediction | BaseException]:
         batcher = await loaded(tiny_checkpoint, max_wait_seconds=1e-9)
         return await asyncio.gather(*map(batcher.predict, encoded_pictures(3)), return_exceptions=True)
 
@@ -99,7 +99,7 @@ def test_a_picture_that_waited_for_too_long_is_dropped(tiny_checkpoint: Path) ->
 
 
 def test_a_picture_whose_client_went_away_is_dropped(tiny_checkpoint: Path) -> None:
-    async def ask() -> Answer:
+    async def ask() -> Prediction:
         batcher = await loaded(tiny_checkpoint)
         one, other = (asyncio.create_task(batcher.predict(content)) for content in encoded_pictures(2))
         await asyncio.sleep(0)

@@ -34,7 +34,7 @@ def classifier(tiny_checkpoint: Path) -> Classifier:
 
 def test_an_evaluation_judges_the_answers_that_are_served(classifier: Classifier, tiny_images: Images) -> None:
     evaluation = evaluate(classifier, tiny_images)
-    answers = classifier.answers(tiny_images.array())
+    answers = classifier.predict(tiny_images.array())
     assert evaluation.predicted.tolist() == [answer["index"] for answer in answers]
     assert evaluation.confidence.tolist() == pytest.approx([answer["confidence"] for answer in answers])
     right = [answer["index"] == label for answer, label in zip(answers, tiny_images.labels.tolist(), strict=True)]

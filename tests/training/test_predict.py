@@ -28,7 +28,7 @@ def test_several_files_are_answered_in_order(
     output = capsys.readouterr()
     classifier = Classifier.load(tiny_checkpoint, "cpu")
     expected = [
-        {"file": str(path), **classifier.answers(pixels[None])[0]}
+        {"file": str(path), **classifier.predict(pixels[None])[0]}
         for path, pixels in zip(pictures, tiny_images.array(), strict=False)
     ]
     assert json.loads(output.out.splitlines()[-1]) == {"predictions": expected}
