@@ -101,14 +101,6 @@ def test_nothing_is_left_to_do() -> None:
     assert not [name for name, text in tracked_texts() if unfinished.search(text)]
 
 
-def test_the_readme_names_targets_and_files_that_exist() -> None:
-    readme = (ROOT / "README.md").read_text()
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"(?:`|^\$ )make ([a-z]+)\b", readme, re.MULTILINE)) <= targets
-    for link in re.findall(r"\]\((?!https?://|#)([^)#]+)", readme):
-        assert (ROOT / link).exists(), link
-
-
 def test_the_shipped_checkpoint_is_small_and_answers() -> None:
     from classifier.classifier import Classifier
     from classifier.preprocessing import read_pixels

@@ -1,10 +1,6 @@
-from pathlib import Path
-
 import pytest
 
-from service.settings import PREFIX, Settings, SettingsError, load_settings
-
-README = Path(__file__).parents[2] / "README.md"
+from service.settings import PREFIX, SettingsError, load_settings
 
 
 def test_the_environment_is_read_and_a_flag_beats_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,8 +30,3 @@ def test_a_wrong_value_is_named_in_one_sentence(monkeypatch: pytest.MonkeyPatch,
 def test_a_wrong_flag_is_named() -> None:
     with pytest.raises(SettingsError, match=r"^--port is 'x': "):
         load_settings(port="x")
-
-
-@pytest.mark.parametrize("name", Settings.model_fields)
-def test_every_setting_stands_in_the_readme(name: str) -> None:
-    assert f"`{PREFIX}{name.upper()}`" in README.read_text()
