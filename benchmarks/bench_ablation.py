@@ -1,9 +1,9 @@
-"""What each part of recipe `fast` is worth: `python -m benchmarks.bench_ablation [--seeds N] [--epochs N]`.
+"""Ablation of recipe `fast`: `python -m benchmarks.bench_ablation [--seeds N] [--epochs N]`.
 
-Each variant is `fast` with one thing changed (and what has to change with it), trained with the same seeds on the same
-images, one variant after the other and seed by seed. Accuracy is that on 10,000 held-out training images, on which the
-epoch was chosen as well: the test set has no say in what stays. A table for people after each seed,
-in the end one line of JSON. With the default of 3 seeds it takes an hour and three quarters on two cores.
+Each variant is `fast` with one thing changed, and with what has to change with it. All variants are trained with the
+same seeds on the same images, one after the other and seed by seed. Accuracy is that on 10,000 validation images, on
+which the epoch is chosen as well; the test set is not used. Prints a table after each seed and ends with one line of
+JSON. With the default of 3 seeds it takes an hour and three quarters on two cores with bfloat16.
 """
 
 import argparse
@@ -16,18 +16,15 @@ from statistics import mean
 from typing import Any
 
 import torch
-from rich.console import Console
-from torch import nn
 
 from benchmarks.bench_train import machine, spread
 from classifier.classifier import find_device
 from classifier.networks import ConvNet
 from training import data
-from training.loop import Progression, loop, validate
-from training.recipes import FAST, Recipe
-from training.start import make_network
+from training.loop import Run, RunState, train, validate
+from training.recipes import FAST, make_network
 
-HELD_OUT = 10_000  # images
+VALIDATION_IMAGES = 10_000
 
 
 @dataclass(frozen=True)
@@ -36,23 +33,23 @@ class Variant:
 
     name: str
     changes: dict[str, Any] = field(default_factory=dict)
-    learned: bool = False  # the first layer, too
-    random: bool = False  # the first layer is left as it was made
+    learned_filters: bool = False  # the whitening filters are trained
+    random_filters: bool = False  # the whitening filters keep their random weights
 
 
 VARIANTS = (
     Variant("fast"),
-    Variant("first layer learned, too", learned=True),
-    Variant("first layer fixed, but random", random=True),
-    Variant("SGD instead of Muon", {"optimizer": "sgd", "learning_rate": 0.05, "warm_up": 0.2}),
-    Variant("no image spared, a seventh fewer shown: 9 epochs", {"spared": 0.0, "epochs": 9}),
-    Variant("the rate rises for a fifth of the steps", {"warm_up": 0.2}),
-    Variant("answers to the image and its mirror image alone", {"arguments": FAST.arguments | {"tta_views": 2}}),
-    Variant("answers to the image alone", {"arguments": FAST.arguments | {"tta_views": 1}}),
-    Variant("no image mirrored in training", {"flip": False}),
-    Variant("no image moved", {"shift": 0}),
-    Variant("a rectangle of a quarter of the images filled with noise", {"erase": 0.25}),
-    Variant("labels smoothed by 0.1", {"label_smoothing": 0.1}),
+    Variant("first layer learned, too", learned_filters=True),
+    Variant("first layer fixed, but random", random_filters=True),
+    Variant("SGD instead of Muon", {"optimizer": "sgd", "learning_rate": 0.05, "warmup_fraction": 0.2}),
+    Variant("no data pruning, a seventh fewer images: 9 epochs", {"prune_ratio": 0.0, "epochs": 9}),
+    Variant("warm-up over a fifth of the steps", {"warmup_fraction": 0.2}),
+    Variant("two views: the image and its mirror image", {"arguments": FAST.arguments | {"tta_views": 2}}),
+    Variant("one view: the image alone", {"arguments": FAST.arguments | {"tta_views": 1}}),
+    Variant("no mirror images in training", {"flip": False}),
+    Variant("no shift", {"shift_pixels": 0}),
+    Variant("random erasing of a quarter of the images", {"erase_probability": 0.25}),
+    Variant("label smoothing of 0.1", {"label_smoothing": 0.1}),
     Variant("wider, about as long: 64 and 128 channels, 12 epochs", {
         "arguments": FAST.arguments | {"widths": (64, 128)}, "epochs": 12,
     }),
@@ -60,72 +57,71 @@ VARIANTS = (
 
 
 @dataclass(frozen=True)
-class Run:
+class Result:
     """One training of a variant."""
 
     variant: str
     seed: int
-    accuracy: float  # share of the held-out images
-    loss: float  # cross-entropy on them
+    accuracy: float  # fraction of the validation images
+    loss: float  # cross-entropy on them, nats
     seconds: float  # of training and validation
     images: float  # trained on
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_ablation", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each variant")
-    parser.add_argument("--epochs", type=int, metavar="N", help="of every variant, instead of its own")
-    parser.add_argument("--data-dir", type=Path, metavar="DIR")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each variant (default: 3)")
+    parser.add_argument("--epochs", type=int, metavar="N", help="of every variant (default: the variant's)")
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the four Fashion-MNIST files")
     options = parser.parse_args()
     device = find_device()
     images, _ = data.load(options.data_dir)
-    runs = []
+    results = []
     for seed in range(options.seeds):
         for variant in VARIANTS:
-            runs.append(run(variant, seed, images.to(device), options.epochs))
-            print(f"{variant.name}, seed {seed}: {runs[-1].accuracy:.2%} after {runs[-1].seconds:.1f} s", flush=True)
-        tell(runs)
-        print(f"\n{HELD_OUT:,} images held out; {machine(device)}\n", flush=True)
-    print(json.dumps({"machine": machine(device), "torch": torch.__version__, "runs": [asdict(run) for run in runs]}))
+            result = measure(variant, seed, images.to(device), options.epochs)
+            print(f"{variant.name}, seed {seed}: {result.accuracy:.2%} after {result.seconds:.1f} s", flush=True)
+            results.append(result)
+        print_table(results)
+        print(f"\n{VALIDATION_IMAGES:,} validation images; {machine(device)}\n", flush=True)
+    runs = [asdict(result) for result in results]
+    print(json.dumps({"machine": machine(device), "torch": torch.__version__, "runs": runs}))
     return 0
 
 
-def tell(runs: Sequence[Run]) -> None:
-    """A table for people."""
-    print("\n| | accuracy, held-out | cross-entropy | seconds | images |\n|---|---:|---:|---:|---:|")
+def print_table(results: Sequence[Result]) -> None:
+    print("\n| | validation accuracy | cross-entropy | seconds | images |\n|---|---:|---:|---:|---:|")
     for variant in VARIANTS:
-        mine = [run for run in runs if run.variant == variant.name]
-        accuracy, loss = (spread([100 * run.accuracy for run in mine]), f"{mean(run.loss for run in mine):.4f}")
-        seconds, shown = (mean(run.seconds for run in mine), mean(run.images for run in mine))
-        print(f"| {variant.name} | {accuracy} % | {loss} | {seconds:.0f} | {shown:,.0f} |")
+        own = [result for result in results if result.variant == variant.name]
+        accuracy, loss = spread([100 * result.accuracy for result in own]), mean(result.loss for result in own)
+        seconds, images = mean(result.seconds for result in own), mean(result.images for result in own)
+        print(f"| {variant.name} | {accuracy} % | {loss:.4f} | {seconds:.0f} | {images:,.0f} |")
 
 
-def run(variant: Variant, seed: int, images: data.Images, epochs: int | None) -> Run:
-    recipe = replace(FAST, **{"held_out": HELD_OUT} | variant.changes | ({"epochs": epochs} if epochs else {}))
-    training, held_out = data.split(images, HELD_OUT, seed)
+def measure(variant: Variant, seed: int, images: data.Images, epochs: int | None) -> Result:
+    """Trains a variant, for `epochs` instead of its own number if given."""
+    recipe = replace(FAST, **variant.changes | ({"epochs": epochs} if epochs else {}))
+    training, validation = data.split(images, VALIDATION_IMAGES, seed)
     torch.manual_seed(seed)
     network = make_network(recipe, training)
     assert isinstance(network, ConvNet)
-    if variant.random:
+    if variant.random_filters:
         network.filters.reset_parameters()
-    network.filters.requires_grad_(variant.learned)
+    network.filters.requires_grad_(variant.learned_filters)
     network.to(images.pixels.device)
-    progression = train(Console(quiet=True), recipe, network, training, held_out, seed)
-    loss, accuracy = validate(recipe, network, held_out)
-    shown = sum(epoch["images"] for epoch in progression.history)
-    return Run(variant.name, seed, accuracy, loss, progression.seconds, shown)
+    state = train_to_best(Run(recipe, network, training, validation, seed))
+    loss, accuracy = validate(recipe, network, validation)
+    return Result(variant.name, seed, accuracy, loss, state.seconds, sum(epoch["images"] for epoch in state.history))
 
 
-def train(
-    console: Console, recipe: Recipe, network: nn.Module, training: data.Images, held_out: data.Images, seed: int
-) -> Progression:
-    """Leaves the best weights of a run in `network`. Raises KeyboardInterrupt, for half a run is none."""
-    progression = loop(console, recipe, network, training, held_out, seed)
-    if progression.interrupted:
+def train_to_best(run: Run) -> RunState:
+    """Trains `run.network` and loads its best weights into it. Raises KeyboardInterrupt: half a run is not measured."""
+    state = train(run)
+    if state.interrupted:
         raise KeyboardInterrupt
-    assert progression.best_weights
-    network.load_state_dict(progression.best_weights)
-    return progression
+    assert state.best_weights
+    run.network.load_state_dict(state.best_weights)
+    return state
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The yardstick of all training times, the tutorial's own code: `python -m benchmarks.tutorial_baseline`.
+"""The baseline of all training times, the tutorial's own code: `python -m benchmarks.tutorial_baseline`.
 
-As its reader runs it: torchvision's ToTensor, a DataLoader of batches of 20, 15 epochs, validation after each. Written
-down once, never tuned, neither up nor down. The recipe `tutorial` is the same training on our loader, and faster.
+It trains as the tutorial does: torchvision's ToTensor, a DataLoader with batches of 20, 15 epochs, validation after
+each. It is not tuned. Recipe `tutorial` is the same training with our data loading, and faster. The last line is JSON.
 """
 
 import argparse
@@ -19,19 +19,19 @@ from torch.utils.data import DataLoader, Dataset, random_split
 from torchvision import datasets, transforms
 
 from benchmarks.peers.tutorial import Net
-from training.data import DEBIAN_DIR, LAYOUT, SHA256, holding_folder, verified
+from training.data import DEBIAN_DIR, SHA256, TORCHVISION_LAYOUT, find_folder, read_verified
 
 EPOCHS = 15
-BATCH_SIZE = 20
+BATCH_SIZE = 20  # images
 
 Loader = DataLoader[tuple[torch.Tensor, torch.Tensor]]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tutorial_baseline", description=__doc__)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--epochs", type=int, default=EPOCHS)
-    parser.add_argument("--data-dir", type=Path, default=DEBIAN_DIR)
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, metavar="N", help=f"default: {EPOCHS}")
+    parser.add_argument("--data-dir", type=Path, default=DEBIAN_DIR, metavar="DIR", help=f"default: {DEBIAN_DIR}")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
         unpack(options.data_dir, Path(root))
@@ -40,17 +40,17 @@ def main() -> int:
 
 
 def unpack(data_dir: Path, root: Path) -> None:
-    """What the tutorial's `download=True` leaves below `root`, from files that are here. Raises DataError."""
-    folder = holding_folder(data_dir)
+    """Writes the files that the tutorial's `download=True` writes below `root`. Raises DataError."""
+    folder = find_folder(data_dir)
     if folder is None:
         sys.exit(f"{data_dir} does not hold the four files of Fashion-MNIST; name their folder with --data-dir")
-    (root / LAYOUT).mkdir(parents=True)
+    (root / TORCHVISION_LAYOUT).mkdir(parents=True)
     for name in SHA256:
-        (root / LAYOUT / name).write_bytes(verified(folder, name))
+        (root / TORCHVISION_LAYOUT / name).write_bytes(read_verified(folder, name))
 
 
 def tutorial(root: str, seed: int, epochs: int) -> dict[str, Any]:
-    """The tutorial from its data to its test; its time is that of training and validation, saving included."""
+    """Trains and tests as the tutorial does; `seconds` is the time of training, validation and saving."""
     torch.manual_seed(seed)
     transform = transforms.ToTensor()
     train_data, valid_data = random_split(
@@ -109,7 +109,7 @@ def tutorial(root: str, seed: int, epochs: int) -> dict[str, Any]:
 
 @torch.inference_mode()
 def accuracy(model: nn.Module, images: Dataset[Any], device: torch.device) -> float:
-    """The share of the images whose class is named. Off the clock."""
+    """The fraction of the images that are predicted correctly; not timed."""
     right = total = 0
     for data, target in DataLoader(images, batch_size=1_000):
         right += int((model(data.to(device)).argmax(dim=1).cpu() == target).sum())

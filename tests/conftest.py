@@ -1,4 +1,4 @@
-"""What every test may use: a small set of images, and real checkpoints made from it."""
+"""Fixtures for all tests: a small set of images and trained checkpoints."""
 
 import signal
 from dataclasses import replace
@@ -6,36 +6,35 @@ from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
 
 from classifier.checkpoint import Checkpoint, save
 from classifier.networks import SIDE, ConvNet, Net
 from training.data import Images, split
-from training.loop import loop
+from training.loop import Run, train
 from training.recipes import FAST, Recipe
 
-PERIODS = (2, 4, 6, 10, 14)  # pixels: five kinds of stripes, lying or standing, make ten classes
+PERIODS = (2, 4, 6, 10, 14)  # pixels, of stripes; five periods, vertical and horizontal, make ten classes
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Tiny networks: a second thread costs more than it brings, all the more on a busy machine."""
+    """The networks are so small that a second thread slows them down."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def ctrl_c_is_heard() -> None:
-    """Here and in the processes that tests start, even where the tests were started to ignore it, as by `command &`."""
+def sigint_handler() -> None:
+    """Ctrl-C works here and in the processes that tests start, even where SIGINT was ignored, as by `command &`."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def tiny_images() -> Images:
-    """400 images in random order: noise under bright stripes that are each class's own."""
+    """400 images in random order: noise under bright stripes whose period and direction depend on the class."""
     generator = torch.Generator().manual_seed(0)
-    along = torch.arange(SIDE)
-    standing = torch.stack([(along % period < period // 2).expand(SIDE, SIDE) for period in PERIODS])
-    stripes = torch.cat((standing, standing.mT)).unsqueeze(1)
+    position = torch.arange(SIDE)
+    vertical = torch.stack([(position % period < period // 2).expand(SIDE, SIDE) for period in PERIODS])
+    stripes = torch.cat((vertical, vertical.mT)).unsqueeze(1)
     labels = torch.randperm(400, generator=generator) % len(stripes)
     noise = torch.randint(0, 100, (len(labels), 1, SIDE, SIDE), generator=generator, dtype=torch.uint8)
     return Images(noise.masked_fill(stripes[labels], 255), labels)
@@ -47,31 +46,31 @@ def tiny_recipe() -> Recipe:
         FAST,
         name="tiny",
         arguments={"widths": (8, 16)},
-        held_out=100,
-        epochs=4,
+        validation_images=100,
         batch_size=20,
+        epochs=4,
         optimizer="sgd",
-        spared=0.0,
         flip=False,
+        prune_ratio=0.0,
         precision="float32",
     )
 
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_images: Images, tiny_recipe: Recipe) -> Path:
-    """A checkpoint that was really trained, in less than a second."""
+    """A trained checkpoint; training takes less than a second."""
     torch.manual_seed(0)
     network = ConvNet(**tiny_recipe.arguments)
-    progression = loop(Console(quiet=True), tiny_recipe, network, *split(tiny_images, tiny_recipe.held_out, 0), seed=0)
-    assert progression.best_weights is not None
+    state = train(Run(tiny_recipe, network, *split(tiny_images, tiny_recipe.validation_images, seed=0)))
+    assert state.best_weights is not None
     path = tmp_path_factory.mktemp("models") / "tiny.pt"
     save(
         Checkpoint(
             tiny_recipe.architecture,
             tiny_recipe.arguments,
-            progression.best_weights,
-            metrics={"validation_loss": progression.best_loss, "test_accuracy": 0.5},
-            training={"recipe": tiny_recipe.name, "seed": 0, "history": progression.history},
+            state.best_weights,
+            metrics={"validation_loss": state.best_loss, "test_accuracy": 0.5},
+            training={"recipe": tiny_recipe.name, "seed": 0, "history": state.history},
         ),
         path,
     )
@@ -80,7 +79,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_images: Image
 
 @pytest.fixture(scope="session")
 def tutorial_state_dict(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a reader of the tutorial has on disk: the bare state dict of Net."""
+    """The file that the tutorial's code saves: the bare state dict of Net."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("tutorial") / "model_scratch.pt"
     torch.save(Net().state_dict(), path)
@@ -88,7 +87,7 @@ def tutorial_state_dict(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def overflowing() -> Checkpoint:
-    """A network whose first layer sees edges alone and whose second overflows on them: flat pictures are answered."""
+    """A network whose logits overflow for a picture with edges and are finite for a flat one."""
     weights = {name: torch.zeros_like(tensor) for name, tensor in Net().state_dict().items()}
     weights["conv1.weight"][:, :, 0, 0], weights["conv1.weight"][:, :, 4, 4] = 1e30, -1e30
     weights["conv2.weight"][:] = weights["ff1.weight"][:] = 1e30

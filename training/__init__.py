@@ -1,1 +1,1 @@
-"""Makes a Fashion-MNIST classifier: train it, judge it, try it on files."""
+"""Trains, evaluates and tries out a Fashion-MNIST classifier; `python -m training` lists the commands."""

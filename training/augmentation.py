@@ -1,4 +1,7 @@
-"""Batch augmentation on the device: each function takes and returns uint8 [N,1,28,28], never changing its input."""
+"""Data augmentation on the device, one batch at a time.
+
+Each function takes and returns uint8 [N,1,28,28], draws from `generator` and leaves its input unchanged.
+"""
 
 import torch
 from torch import Tensor
@@ -6,23 +9,27 @@ from torch.nn import functional
 
 
 def flip(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirrors half of the images left to right."""
+    """Mirrors each image left to right with a probability of 0.5."""
     mirrored = torch.rand(len(pixels), 1, 1, 1, generator=generator, device=generator.device).to(pixels.device) < 0.5
     return torch.where(mirrored, pixels.flip(-1), pixels)
 
 
-def shift(pixels: Tensor, generator: torch.Generator, reach: int) -> Tensor:
-    """Moves each image by up to `reach` pixels along both axes; ground moves in."""
+def shift(pixels: Tensor, generator: torch.Generator, max_pixels: int) -> Tensor:
+    """Moves each image by up to `max_pixels` along both axes and fills the border with background (0)."""
     n, _, height, width = pixels.shape
-    padded = functional.pad(pixels, (reach,) * 4)
-    windows = padded[:, 0].unfold(1, height, 1).unfold(2, width, 1)  # a view: (N, 2r+1, 2r+1, 28, 28)
-    down, right = torch.randint(2 * reach + 1, (2, n), generator=generator, device=generator.device).to(pixels.device)
+    padded = functional.pad(pixels, (max_pixels,) * 4)
+    windows = padded[:, 0].unfold(1, height, 1).unfold(2, width, 1)  # a view: (N, 2m+1, 2m+1, 28, 28)
+    down, right = torch.randint(2 * max_pixels + 1, (2, n), generator=generator, device=generator.device).to(
+        pixels.device
+    )
     return windows[torch.arange(n, device=pixels.device), down, right].unsqueeze(1)
 
 
-def erase(pixels: Tensor, generator: torch.Generator, share: float) -> Tensor:
-    """Fills a rectangle of that share of the images with noise: 2 to 40 % of the image, no more than 3.3 times as long
-    as wide (random erasing, Zhong et al. 2020)."""
+def erase(pixels: Tensor, generator: torch.Generator, probability: float) -> Tensor:
+    """Random erasing (Zhong et al. 2020): fills a rectangle of an image with noise, with the given probability.
+
+    The rectangle covers 2 to 40 % of the image; its aspect ratio is from 0.3 to 1 / 0.3.
+    """
     n, _, height, width = pixels.shape
     area, shape, top, left, chance = torch.rand(5, n, 1, 1, 1, generator=generator, device=generator.device).to(
         pixels.device
@@ -31,10 +38,10 @@ def erase(pixels: Tensor, generator: torch.Generator, share: float) -> Tensor:
     ratio = 0.3 ** (2 * shape - 1)
     rows, columns = (area * ratio).sqrt().clamp(max=height), (area / ratio).sqrt().clamp(max=width)
     top, left = top * (height - rows), left * (width - columns)
-    y = torch.arange(height, device=pixels.device).view(1, 1, -1, 1) + 0.5  # the centres of pixels
+    y = torch.arange(height, device=pixels.device).view(1, 1, -1, 1) + 0.5  # pixel centres
     x = torch.arange(width, device=pixels.device).view(1, 1, 1, -1) + 0.5
-    inside = (y >= top) & (y < top + rows) & (x >= left) & (x < left + columns) & (chance < share)
+    erased = (y >= top) & (y < top + rows) & (x >= left) & (x < left + columns) & (chance < probability)
     noise = torch.randint(256, pixels.shape, generator=generator, dtype=torch.uint8, device=generator.device).to(
         pixels.device
     )
-    return torch.where(inside, noise, pixels)
+    return torch.where(erased, noise, pixels)

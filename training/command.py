@@ -1,4 +1,4 @@
-"""What the three commands share: arguments refused in one sentence, errors as exit codes, the closing line of JSON."""
+"""Shared by the three commands: argument parsing, errors as one sentence and an exit code, the last line of JSON."""
 
 import argparse
 import json
@@ -16,45 +16,63 @@ from classifier.classifier import DEVICES, DeviceError
 from training.data import DataError
 
 CHECKPOINT = Path("models/model_scratch.pt")
-INTERRUPTED = 130  # exit code, as a shell reports SIGINT
+INTERRUPTED = 130  # exit code after Ctrl-C, as shells report SIGINT
 
 
 class TrainingError(Exception):
-    """A run cannot start or go on; one sentence."""
+    """A run cannot start or continue; the message is one sentence."""
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that answers a wrong argument in one sentence, exit code 2."""
+    """An ArgumentParser that reports a wrong argument in one sentence, exit code 2."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (--help lists the arguments)\n")
 
 
 def positive(kind: type[int] | type[float]) -> Callable[[str], float]:
+    """An argparse type: a finite number of that kind, greater than 0."""
+
     def number(text: str) -> float:
         value = kind(text)
         if not 0 < value < math.inf:
             raise argparse.ArgumentTypeError(f"{text} is not greater than 0")
         return value
 
-    number.__name__ = kind.__name__  # argparse names it when `kind` refuses the text
+    number.__name__ = kind.__name__  # argparse prints it when `kind` refuses the text
     return number
 
 
 def seed(text: str) -> int:
+    """An argparse type: a seed that PyTorch accepts."""
     value = int(text)
     if not 0 <= value < 2**63:
         raise argparse.ArgumentTypeError(f"{text} is not from 0 to 2**63 - 1")
     return value
 
 
-def add_device_and_data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: cuda, then mps, then cpu")
-    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder of the four Fashion-MNIST files")
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device", choices=DEVICES, default="auto", help="default: auto, the first available of cuda, mps, cpu"
+    )
+
+
+def add_data_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder with the four Fashion-MNIST files (default: Debian's package dataset-fashion-mnist, else ./data, "
+        "else a download into ./data)",
+    )
+
+
+def add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--report", type=Path, metavar="DIR", help="write report.html and its figures into this folder")
 
 
 def check_writable(flag: str, output: Path) -> None:
-    """Finds out before the training whether its result can be written. Raises TrainingError."""
+    """Fails before training, not after it, if the result cannot be written. Raises TrainingError."""
     try:
         if output.exists() and not output.is_file():
             raise TrainingError(f"{flag} {output} is a folder or a device; name a file.")
@@ -66,8 +84,8 @@ def check_writable(flag: str, output: Path) -> None:
 
 
 @contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits: what is left to do takes seconds, and the run would be lost."""
+def interrupts_ignored() -> Iterator[None]:
+    """Ignores Ctrl-C while the result is saved: that takes seconds, and an interrupt would lose the run."""
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
@@ -75,13 +93,13 @@ def uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
 
 
-def execute(story: Callable[[], dict[str, Any] | None]) -> int:
-    """Runs `story`, prints what it returns as the last line of standard output, and gives the exit code.
+def execute(command: Callable[[], dict[str, Any] | None]) -> int:
+    """Runs `command`, prints its result as the last line of standard output, in JSON, and returns the exit code.
 
-    An `exit_code` in what it returns is not printed, and of several processes only one returns something.
+    An `exit_code` in the result is returned and not printed. Of several processes, all but the main one return None.
     """
     try:
-        result = story()
+        result = command()
     except (CheckpointError, DataError, DeviceError, TrainingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

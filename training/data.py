@@ -1,6 +1,6 @@
-"""Finds, verifies or downloads Fashion-MNIST and holds it on the training device.
+"""Finds, verifies or downloads the data set, Fashion-MNIST, and keeps it on the training device.
 
-The whole set is 55 MB of uint8, so it lives on the device as a few tensors and a batch is an index into them.
+The whole data set is 55 MB of uint8. It stays on the device as a few tensors, and a batch is an index into them.
 """
 
 import gzip
@@ -20,9 +20,9 @@ from torchvision.datasets import FashionMNIST
 
 from classifier.networks import Pixels
 
-DEBIAN_DIR = Path("/usr/share/datasets/fashion-mnist")  # what Debian's package dataset-fashion-mnist installs
+DEBIAN_DIR = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
 DOWNLOAD_DIR = Path("data")
-LAYOUT = Path("FashionMNIST", "raw")  # where torchvision keeps the files below its root
+TORCHVISION_LAYOUT = Path("FashionMNIST", "raw")  # torchvision's folder of the files, below its root
 
 SHA256 = {  # of the uncompressed files
     "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
@@ -30,40 +30,35 @@ SHA256 = {  # of the uncompressed files
     "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
-BYTES = {  # of the same files: a decompression never goes past this
+BYTES = {  # of the same files; decompression stops after that many
     "train-images-idx3-ubyte": 16 + 60_000 * 28 * 28,
     "train-labels-idx1-ubyte": 8 + 60_000,
     "t10k-images-idx3-ubyte": 16 + 10_000 * 28 * 28,
     "t10k-labels-idx1-ubyte": 8 + 10_000,
 }
-SILENCE_SECONDS = 30.0  # of a mirror, before it is given up
-BY_HAND = (
-    "get the four files "
-    + ", ".join(f"{name}.gz" for name in SHA256)
-    + " yourself and pass their folder with --data-dir"
+READ_TIMEOUT_SECONDS = 30.0  # of a download, without a byte
+MANUAL_DOWNLOAD = (
+    "download the four files " + ", ".join(f"{name}.gz" for name in SHA256) + " and pass their folder with --data-dir"
 )
 
 
 class DataError(Exception):
-    """The data set cannot be had; the message says why and what to do, in one sentence."""
+    """The data set is not available; the message says why and what to do, in one sentence."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled images on one device: `pixels` uint8 [N,1,28,28] in 0…255, `labels` int64 [N] in 0…9.
+    """Labelled images on one device."""
 
-    Where a teacher was asked, `answers` are its logits, float32 [N,10].
-    """
-
-    pixels: Tensor
-    labels: Tensor
-    answers: Tensor | None = None
+    pixels: Tensor  # uint8 [N,1,28,28], 0 = background
+    labels: Tensor  # int64 [N], 0…9
+    teacher_logits: Tensor | None = None  # float32 [N,10], for knowledge distillation
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def array(self) -> Pixels:
-        """The pixels as a NumPy array, uint8 [N,1,28,28], as Classifier takes them."""
+        """The pixels as a NumPy array, uint8 [N,1,28,28], the input of Classifier."""
         return self.pixels.cpu().numpy()
 
     def __getitem__(self, index: Tensor | slice) -> "Images":
@@ -73,8 +68,8 @@ class Images:
         return self._map(lambda tensor: tensor.to(device))
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Images":
-        answers = None if self.answers is None else change(self.answers)
-        return Images(change(self.pixels), change(self.labels), answers)
+        teacher_logits = None if self.teacher_logits is None else change(self.teacher_logits)
+        return Images(change(self.pixels), change(self.labels), teacher_logits)
 
     def batches(self, size: int) -> "Iterator[Images]":
         """The images in order, `size` at a time; the last batch may be smaller."""
@@ -85,36 +80,36 @@ class Images:
 def load(data_dir: Path | None = None) -> tuple[Images, Images]:
     """The 60,000 training and the 10,000 test images, on the CPU.
 
-    Looks in `data_dir` if one is given, else in Debian's folder, else in ./data, and downloads into the last.
+    Reads `data_dir` if given, else Debian's folder, else ./data, into which it downloads them if they are missing.
     Raises DataError.
     """
     if data_dir is not None:
-        folder = holding_folder(data_dir)
+        folder = find_folder(data_dir)
         if folder is None:
-            raise DataError(f"{data_dir} does not hold all four files of Fashion-MNIST: {BY_HAND}.")
+            raise DataError(f"{data_dir} does not hold all four files of Fashion-MNIST: {MANUAL_DOWNLOAD}.")
     else:
-        folder = holding_folder(DEBIAN_DIR) or holding_folder(DOWNLOAD_DIR) or download(DOWNLOAD_DIR)
+        folder = find_folder(DEBIAN_DIR) or find_folder(DOWNLOAD_DIR) or download(DOWNLOAD_DIR)
     return parse(folder)
 
 
-def holding_folder(root: Path) -> Path | None:
-    """`root` or torchvision's folder below it, whichever holds all four files, raw or gzipped. Raises DataError."""
+def find_folder(root: Path) -> Path | None:
+    """The folder with all four files, raw or gzipped: `root` or torchvision's below it. Raises DataError."""
     try:
-        for folder in (root, root / LAYOUT, root / "raw"):
+        for folder in (root, root / TORCHVISION_LAYOUT, root / "raw"):
             if all((folder / name).is_file() or (folder / f"{name}.gz").is_file() for name in SHA256):
                 return folder
-    except OSError as error:  # a folder that may not be looked into
+    except OSError as error:  # no permission
         raise DataError(f"{root} cannot be read: {error.strerror}.") from error
     return None
 
 
 def parse(folder: Path) -> tuple[Images, Images]:
-    """The training and the test images from the verified files in `folder`. Raises DataError."""
+    """The training and the test images of the files in `folder`, which are verified. Raises DataError."""
     try:
         with tempfile.TemporaryDirectory(prefix="fashion-mnist-") as root:
-            (Path(root) / LAYOUT).mkdir(parents=True)
+            (Path(root) / TORCHVISION_LAYOUT).mkdir(parents=True)
             for name in SHA256:
-                (Path(root) / LAYOUT / name).write_bytes(verified(folder, name))
+                (Path(root) / TORCHVISION_LAYOUT / name).write_bytes(read_verified(folder, name))
             train, test = FashionMNIST(root, train=True), FashionMNIST(root, train=False)
     except OSError as error:
         raise DataError(
@@ -127,8 +122,8 @@ def parse(folder: Path) -> tuple[Images, Images]:
     )
 
 
-def verified(folder: Path, name: str) -> bytes:
-    """The uncompressed content of the file `name`, from its raw or gzipped form. Raises DataError."""
+def read_verified(folder: Path, name: str) -> bytes:
+    """The uncompressed content of the file `name`, raw or gzipped, if its SHA-256 is right. Raises DataError."""
     path = folder / name
     if not path.is_file():
         path = folder / f"{name}.gz"
@@ -136,47 +131,50 @@ def verified(folder: Path, name: str) -> bytes:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             content = file.read(BYTES[name] + 1)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path} is truncated or damaged: delete it and run again, or {BY_HAND}.") from error
+        raise DataError(f"{path} is truncated or damaged: delete it and run again, or {MANUAL_DOWNLOAD}.") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
     digest = hashlib.sha256(content).hexdigest()
     if digest != SHA256[name]:
         raise DataError(
-            f"{path} is not Fashion-MNIST's (SHA-256 {digest[:12]}… instead of {SHA256[name][:12]}…): "
-            f"delete it and run again, or {BY_HAND}."
+            f"{path} is not the file of Fashion-MNIST (SHA-256 {digest[:12]}… instead of {SHA256[name][:12]}…): "
+            f"delete it and run again, or {MANUAL_DOWNLOAD}."
         )
     return content
 
 
 def download(root: Path) -> Path:
-    """Downloads with torchvision into a temporary folder in `root`, verifies, moves into place. Raises DataError."""
-    patience = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(SILENCE_SECONDS)  # torchvision would wait for a silent mirror for ever
+    """Downloads with torchvision into a temporary folder in `root`, verifies the files and moves them into place.
+
+    Raises DataError.
+    """
+    previous_timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(READ_TIMEOUT_SECONDS)  # torchvision sets no timeout
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as unfinished:
             FashionMNIST(unfinished, download=True)
             for name in SHA256:
-                verified(Path(unfinished) / LAYOUT, name)
-            (root / LAYOUT).mkdir(parents=True, exist_ok=True)
-            for file in (Path(unfinished) / LAYOUT).iterdir():
-                file.replace(root / LAYOUT / file.name)
+                read_verified(Path(unfinished) / TORCHVISION_LAYOUT, name)
+            (root / TORCHVISION_LAYOUT).mkdir(parents=True, exist_ok=True)
+            for file in (Path(unfinished) / TORCHVISION_LAYOUT).iterdir():
+                file.replace(root / TORCHVISION_LAYOUT / file.name)
     except (URLError, HTTPException, ConnectionError, TimeoutError) as error:
-        raise DataError(f"Fashion-MNIST could not be downloaded, no network: {BY_HAND}.") from error
+        raise DataError(f"Fashion-MNIST could not be downloaded, no network: {MANUAL_DOWNLOAD}.") from error
     except OSError as error:
         raise DataError(
-            f"Fashion-MNIST could not be downloaded into {root}: {error.strerror}; mend that, or {BY_HAND}."
+            f"Fashion-MNIST could not be downloaded into {root}: {error.strerror}; fix that, or {MANUAL_DOWNLOAD}."
         ) from error
-    except (RuntimeError, EOFError, zlib.error) as error:  # torchvision: no mirror gave the right file
+    except (RuntimeError, EOFError, zlib.error) as error:  # torchvision, when no mirror gave the right file
         raise DataError(
-            f"Fashion-MNIST could not be downloaded (no network, or it arrived broken): {BY_HAND}."
+            f"Fashion-MNIST could not be downloaded (no network, or a damaged file): {MANUAL_DOWNLOAD}."
         ) from error
     finally:
-        socket.setdefaulttimeout(patience)
-    return root / LAYOUT
+        socket.setdefaulttimeout(previous_timeout)
+    return root / TORCHVISION_LAYOUT
 
 
-def split(images: Images, held_out: int, seed: int) -> tuple[Images, Images]:
-    """All but `held_out` of the images to train on, and the `held_out` others, drawn at random by `seed`."""
+def split(images: Images, validation_images: int, seed: int) -> tuple[Images, Images]:
+    """Splits at random, by `seed`, into training images and the given number of validation images."""
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    return images[order[held_out:]], images[order[:held_out]]
+    return images[order[validation_images:]], images[order[:validation_images]]

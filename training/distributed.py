@@ -1,4 +1,4 @@
-"""Several processes that train one network: `torchrun --nproc-per-node N -m training.run …`."""
+"""Data-parallel training by several processes: `torchrun --nproc-per-node N -m training.run …`."""
 
 import os
 import signal
@@ -12,22 +12,22 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """This process among those that train together; by itself it is rank 0 of 1. Rank 0 alone prints and writes."""
+class Processes:
+    """The processes that train together, seen from the one of this `rank`. Only the main one prints and writes."""
 
     rank: int = 0
     count: int = 1
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         return self.rank == 0
 
-    def share(self, batch: Tensor) -> Tensor:
-        """This process's part of a batch of indices, int64 [N]: each is some process's, and none is two's."""
+    def shard(self, batch: Tensor) -> Tensor:
+        """This process's part of a batch of indices, int64 [N]. Each index is in the part of exactly one process."""
         return batch[self.rank :: self.count]
 
-    def parallel(self, network: nn.Module) -> nn.Module:
-        """`network`, whose gradients from now on are the mean over all processes."""
+    def data_parallel(self, network: nn.Module) -> nn.Module:
+        """The network wrapped so that its gradients are averaged over all processes."""
         return DistributedDataParallel(network) if self.count > 1 else network
 
     def mean(self, value: Tensor) -> float:
@@ -38,40 +38,40 @@ class Ranks:
         return value.item() / self.count
 
     def merge(self, before: Tensor, values: Tensor) -> None:
-        """Gives `values`, of which each process has changed others since they were `before`, all the changes."""
+        """Combines, in place, the changes to `values` since `before`; each process has changed other elements."""
         if self.count > 1:
             changes = values - before
             distributed.all_reduce(changes)
             values.copy_(before + changes)
 
     @contextmanager
-    def leader_first(self) -> Iterator[None]:
-        """What is within, rank 0 does before all others: it may download what they then find."""
-        if self.count > 1 and not self.leads:
+    def main_first(self) -> Iterator[None]:
+        """Runs the block in the main process before all others, for example to download the data set once."""
+        if self.count > 1 and not self.is_main:
             distributed.barrier()
         try:
             yield
         finally:
-            if self.count > 1 and self.leads:
+            if self.count > 1 and self.is_main:
                 distributed.barrier()
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = Processes()
 
 
 @contextmanager
-def ranks(device: torch.device) -> Iterator[Ranks]:
-    """The processes that torchrun started, as its environment says, or this one alone."""
+def connected_processes(device: torch.device) -> Iterator[Processes]:
+    """Connects the processes that torchrun started, as its environment variables say; without torchrun, this one."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     if distributed.get_rank():
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C: what the run has reached is rank 0's to keep
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # only the main process saves the result after Ctrl-C
     try:
-        yield Ranks(distributed.get_rank(), count)
+        yield Processes(distributed.get_rank(), count)
     finally:
         distributed.destroy_process_group()

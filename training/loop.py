@@ -1,4 +1,4 @@
-"""The training loop: epochs of augmented batches, the best weights kept, what happens told to people."""
+"""The training loop: epochs of training and validation, the weights to save, the checkpoint to resume from."""
 
 import math
 import time
@@ -15,189 +15,177 @@ from torch.nn import functional
 
 from training.command import TrainingError
 from training.data import Images
-from training.distributed import ALONE, Ranks
+from training.distributed import SINGLE_PROCESS, Processes
 from training.optimizer import make_optimizer, set_learning_rate
-from training.progress import progress_bar, say
+from training.progress import print_line, progress_bar
 from training.pruning import Pruning
 from training.recipes import Recipe
-from training.resume import SideFile
-from training.step import Step, precision
+from training.resume import ResumeFile
+from training.step import Step, compute_dtype
 
-BATCH_SIZE, CPU_BATCH_SIZE = 2_000, 250  # images, to validate; what a layer makes of more leaves a CPU's cache
-STEPS_BETWEEN_LOOKS = 10  # at the loss: on a GPU each look waits for the device
+VALIDATION_BATCH, CPU_VALIDATION_BATCH = 2_000, 250  # images; activations of more do not fit a CPU's cache
+STEPS_BETWEEN_LOSS_CHECKS = 10  # each check waits for the GPU
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run: what it trains, on which images, and where it prints and resumes."""
+
+    recipe: Recipe
+    network: nn.Module  # trained in place; on the device of the images
+    training: Images
+    validation: Images
+    seed: int = 0
+    console: Console = field(default_factory=lambda: Console(quiet=True))
+    dist: Processes = SINGLE_PROCESS
+    resume_file: ResumeFile | None = None
+    resume: bool = False  # continue from the resume file
 
 
 @dataclass
+class RunState:
+    """What a run has reached so far."""
+
+    history: list[dict[str, float]] = field(default_factory=list)  # one entry per epoch
+    best_loss: float = math.inf  # validation loss of `best_weights`
+    best_weights: dict[str, Tensor] | None = None  # those to save, of the best or the last epoch as the recipe says
+    interrupted: bool = False
+    seconds: float = 0.0  # of training and validation
+    warmup_seconds: float = 0.0  # before them, to capture the step on a GPU
+
+
+@dataclass(frozen=True)
 class Epoch:
-    """What an epoch shows, by the seed and its number alone, so that a resumed run repeats it."""
+    """The images of an epoch. They follow from the seed and the epoch's number, so a resumed run repeats them."""
 
     number: int  # from 1
-    order: Tensor  # int64 [M], the images in every process
-    weights: Tensor  # float32 [N], what each image counts
+    order: Tensor  # int64 [M], the images used, the same in every process
+    weights: Tensor  # float32 [N], of all images
 
 
-def plan(pruning: Pruning, seed: int, number: int, rank: int = 0) -> Epoch:
-    """The epoch of that number. Seeds this process's augmentation and dropout for it."""
-    order, weights = pruning.choose(number, torch.Generator().manual_seed(derived(seed, number, 0)))
-    torch.manual_seed(derived(seed, number, 1 + rank))
+def plan_epoch(pruning: Pruning, seed: int, number: int, rank: int = 0) -> Epoch:
+    """Chooses the images of an epoch and seeds augmentation and dropout of this process for it."""
+    order, weights = pruning.choose(number, torch.Generator().manual_seed(derive_seed(seed, number, 0)))
+    torch.manual_seed(derive_seed(seed, number, 1 + rank))
     return Epoch(number, order, weights)
 
 
-def derived(*numbers: int) -> int:
-    """A seed that follows from several numbers."""
+def derive_seed(*numbers: int) -> int:
+    """A seed from 0 to 2**63 - 1 that depends on all the numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
-@dataclass
-class Progression:
-    """What a run has reached so far."""
+def train(run: Run) -> RunState:
+    """Trains `run.network` in place; returns the history and the weights to save. Ctrl-C ends training early.
 
-    history: list[dict[str, float]] = field(default_factory=list)  # one entry an epoch
-    best_loss: float = math.inf  # the validation loss of the weights that are kept
-    best_weights: dict[str, Tensor] | None = None
-    interrupted: bool = False
-    seconds: float = 0.0  # of training and validation
-    warm_up: float = 0.0  # seconds before them, in which a GPU is made ready
-
-
-def loop(
-    console: Console,
-    recipe: Recipe,
-    network: nn.Module,
-    training: Images,
-    held_out: Images,
-    seed: int,
-    side_file: SideFile | None = None,
-    resume: bool = False,
-    ranks: Ranks = ALONE,
-) -> Progression:
-    """Trains `network` in place and keeps the weights of the epoch that the recipe says.
-
-    All that it will need to go on is in `side_file` after every epoch; on a GPU, where an epoch may be shorter than a
-    write, only so often that writing takes a small share of the time. With `resume` it goes on from there. What is
-    random in an epoch follows from the seed and its number alone. Ctrl-C ends it early. Raises TrainingError when the
-    loss is no longer a number, CheckpointError when the side file cannot be read or written.
+    The resume file is written after every epoch; on a GPU, where an epoch can be shorter than a write, less often.
+    Raises TrainingError if the loss is not finite, CheckpointError if the resume file cannot be read or written.
     """
-    optimizer = make_optimizer(recipe, network)
-    pruning = Pruning(recipe, len(training), training.labels.device)
-    progression = Progression()
-    parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "pruning": pruning}
-    if side_file and resume:
-        state = side_file.read()
+    optimizer = make_optimizer(run.recipe, run.network)
+    pruning = Pruning(run.recipe, len(run.training), run.training.labels.device)
+    parts: dict[str, Any] = {"network": run.network, "optimizer": optimizer, "pruning": pruning}
+    state = RunState()
+    if run.resume_file and run.resume:
+        saved = run.resume_file.read()
         for name, part in parts.items():
-            part.load_state_dict(state[name])
-        progression = Progression(**state["progression"])
+            part.load_state_dict(saved[name])
+        state = RunState(**saved["run_state"])
 
-    def remember() -> None:
-        always = not training.pixels.is_cuda or len(progression.history) == recipe.epochs
-        if side_file and ranks.leads and (always or side_file.is_due()):
+    def write_resume_file() -> None:
+        always = not run.training.pixels.is_cuda or len(state.history) == run.recipe.epochs
+        if run.resume_file and run.dist.is_main and (always or run.resume_file.is_due()):
             states = {name: part.state_dict() for name, part in parts.items()}
-            side_file.write(states | {"progression": vars(progression)})
+            run.resume_file.write(states | {"run_state": vars(state)})
 
-    begin = time.perf_counter()
-    step = Step(recipe, ranks.parallel(network), training, optimizer, pruning.losses)
-    if ranks.count == 1 and step.record():
-        validate(recipe, network, held_out)
-        progression.warm_up = time.perf_counter() - begin
-        say(console, f"Warm-up: {progression.warm_up:.1f} s.")
-    start = time.perf_counter() - progression.seconds
+    start = time.perf_counter()
+    step = Step(run.recipe, run.dist.data_parallel(run.network), run.training, optimizer, pruning.losses)
+    if run.dist.count == 1 and step.capture():
+        validate(run.recipe, run.network, run.validation)
+        state.warmup_seconds = time.perf_counter() - start
+        print_line(run.console, f"Warm-up: {state.warmup_seconds:.1f} s.")
+    start = time.perf_counter() - state.seconds
     try:
-        remember()
-        for number in range(len(progression.history) + 1, recipe.epochs + 1):
-            epoch = plan(pruning, seed, number, ranks.rank)
-            with progress_bar(console, f"epoch {number}/{recipe.epochs}", len(epoch.order)) as show:
-                training_loss = train_epoch(recipe, epoch, step, pruning, show, ranks)
-            if ranks.leads:
-                keep(console, recipe, epoch, network, held_out, progression, training_loss, start)
-            remember()
+        write_resume_file()
+        for number in range(len(state.history) + 1, run.recipe.epochs + 1):
+            epoch = plan_epoch(pruning, run.seed, number, run.dist.rank)
+            with progress_bar(run.console, f"epoch {number}/{run.recipe.epochs}", len(epoch.order)) as update_bar:
+                training_loss = train_epoch(run, epoch, step, pruning, update_bar)
+            if run.dist.is_main:
+                end_epoch(run, state, epoch, training_loss, start)
+            write_resume_file()
     except KeyboardInterrupt:
-        progression.interrupted = True
-        if progression.best_weights is not None:
-            say(
-                console,
-                f"Interrupted: keeping {'the last epoch' if recipe.kept == 'last' else 'the best epoch so far'}.",
-            )
-    return progression
+        state.interrupted = True
+        if state.best_weights is not None:
+            epoch_kept = "the last epoch" if run.recipe.keep == "last" else "the best epoch so far"
+            print_line(run.console, f"Interrupted: keeping {epoch_kept}.")
+    return state
 
 
-def keep(
-    console: Console,
-    recipe: Recipe,
-    epoch: Epoch,
-    network: nn.Module,
-    held_out: Images,
-    progression: Progression,
-    training_loss: float,
-    start: float,
-) -> None:
-    """Validates after an epoch, keeps its weights if they are to be kept, and says so in one line."""
-    validation_loss, validation_accuracy = validate(recipe, network, held_out)
-    progression.seconds = time.perf_counter() - start
-    announcement = ""
-    if validation_loss <= progression.best_loss and recipe.kept == "lowest loss":
-        announcement = (
-            f"  Validation loss decreased ({progression.best_loss:.4f} --> {validation_loss:.4f}).  Saving model ..."
+def train_epoch(
+    run: Run, epoch: Epoch, step: Step, pruning: Pruning, report_progress: Callable[[int, float], None]
+) -> float:
+    """Trains on the images of `epoch`; returns the mean loss of its batches. Raises TrainingError.
+
+    Calls `report_progress` every few steps with the number of images done and the mean loss so far.
+    """
+    step.network.train()
+    before = pruning.losses.clone()
+    batches = epoch.order.tensor_split(math.ceil(len(epoch.order) / run.recipe.batch_size))  # of nearly equal size
+    losses = torch.zeros((), device=pruning.losses.device)
+    for number, batch in enumerate(batches, start=1):
+        progress = (epoch.number - 1 + (number - 0.5) / len(batches)) / run.recipe.epochs
+        set_learning_rate(run.recipe, step.optimizer, progress)
+        shard = run.dist.shard(batch)
+        losses += step(shard, epoch.weights[shard] * (run.dist.count / len(batch)))  # averages to the mean of the batch
+        if number % STEPS_BETWEEN_LOSS_CHECKS == 0 or number == len(batches):
+            mean_loss = run.dist.mean(losses) / number
+            if not math.isfinite(mean_loss):
+                raise TrainingError(
+                    f"the loss is {mean_loss} at step {number} of {len(batches)}, "
+                    f"learning rate {step.optimizer.param_groups[0]['lr']:.3g}; try a smaller --lr."
+                )
+            report_progress(number * len(batch), mean_loss)
+    run.dist.merge(before, pruning.losses)
+    return mean_loss
+
+
+def end_epoch(run: Run, state: RunState, epoch: Epoch, training_loss: float, start: float) -> None:
+    """Validates, updates `state` and prints the epoch in one line."""
+    validation_loss, validation_accuracy = validate(run.recipe, run.network, run.validation)
+    state.seconds = time.perf_counter() - start
+    improvement = ""
+    if validation_loss <= state.best_loss and run.recipe.keep == "best":
+        improvement = (
+            f"  Validation loss decreased ({state.best_loss:.4f} --> {validation_loss:.4f}).  Saving model ..."
         )
-    if validation_loss <= progression.best_loss or recipe.kept == "last":
-        progression.best_loss = validation_loss
-        progression.best_weights = deepcopy(network.state_dict())
-    progression.history.append(
+    if validation_loss <= state.best_loss or run.recipe.keep == "last":
+        state.best_loss = validation_loss
+        state.best_weights = deepcopy(run.network.state_dict())
+    state.history.append(
         {
             "images": len(epoch.order),
             "training_loss": training_loss,
             "validation_loss": validation_loss,
             "validation_accuracy": validation_accuracy,
-            "seconds": progression.seconds,
+            "seconds": state.seconds,
         }
     )
-    say(
-        console,
-        f"epoch {epoch.number:2}/{recipe.epochs}  {progression.seconds:6.1f} s  "
+    print_line(
+        run.console,
+        f"epoch {epoch.number:2}/{run.recipe.epochs}  {state.seconds:6.1f} s  "
         f"training loss {training_loss:.4f}  validation loss {validation_loss:.4f}  "
-        f"accuracy {validation_accuracy:.2%}{announcement}",
+        f"accuracy {validation_accuracy:.2%}{improvement}",
     )
-
-
-def train_epoch(
-    recipe: Recipe,
-    epoch: Epoch,
-    step: Step,
-    pruning: Pruning,
-    show: Callable[[int, float], None],
-    ranks: Ranks = ALONE,
-) -> float:
-    """One pass over what `epoch` shows; the mean over the batches of the batch-mean loss. Raises TrainingError.
-
-    `show` is told now and then how many images are done and the loss so far.
-    """
-    step.network.train()
-    before = pruning.losses.clone()
-    batches = epoch.order.tensor_split(math.ceil(len(epoch.order) / recipe.batch_size))  # all of about one size
-    losses = torch.zeros((), device=pruning.losses.device)
-    for number, batch in enumerate(batches, start=1):
-        set_learning_rate(recipe, step.optimizer, (epoch.number - 1 + (number - 0.5) / len(batches)) / recipe.epochs)
-        mine = ranks.share(batch)
-        losses += step(mine, epoch.weights[mine] * (ranks.count / len(batch)))  # of all processes, the batch's mean
-        if number % STEPS_BETWEEN_LOOKS == 0 or number == len(batches):
-            value = ranks.mean(losses) / number
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"the loss is {value} at step {number} of {len(batches)}, "
-                    f"learning rate {step.optimizer.param_groups[0]['lr']:.3g}; try a smaller --lr."
-                )
-            show(number * len(batch), value)
-    ranks.merge(before, pruning.losses)
-    return value
 
 
 @torch.inference_mode()
-def validate(recipe: Recipe, network: nn.Module, held_out: Images) -> tuple[float, float]:
-    """Cross-entropy and accuracy on the held-out images, in the precision that the recipe trains in."""
-    device = held_out.pixels.device
-    dtype = precision(recipe, device)
-    size = CPU_BATCH_SIZE if device.type == "cpu" else BATCH_SIZE
+def validate(recipe: Recipe, network: nn.Module, images: Images) -> tuple[float, float]:
+    """Cross-entropy in nats and accuracy on `images`, in the precision of the recipe."""
+    device = images.pixels.device
+    dtype = compute_dtype(recipe, device)
+    size = CPU_VALIDATION_BATCH if device.type == "cpu" else VALIDATION_BATCH
     network.eval()
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-        logits = torch.cat([network(batch.pixels) for batch in held_out.batches(size)]).float()
-    loss = functional.cross_entropy(logits, held_out.labels).item()
-    return loss, (logits.argmax(dim=1) == held_out.labels).float().mean().item()
+        logits = torch.cat([network(batch.pixels) for batch in images.batches(size)]).float()
+    loss = functional.cross_entropy(logits, images.labels).item()
+    return loss, (logits.argmax(dim=1) == images.labels).float().mean().item()

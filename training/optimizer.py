@@ -1,4 +1,4 @@
-"""The optimiser of a recipe and the course of its learning rate."""
+"""The optimizer of a recipe (SGD, Muon or AdamW) and its learning rate schedule."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,15 +8,16 @@ from torch import Tensor, nn
 
 from training.recipes import Recipe
 
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients that pull singular values towards 1 fastest, as published
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of Jordan et al. 2024, for the fastest convergence near 0
 NEWTON_SCHULZ_STEPS = 3
 
 
 class Muon(torch.optim.Optimizer):
-    """SGD with Nesterov's momentum, where the step of a bank of filters is made orthogonal (Jordan et al. 2024).
+    """Muon (Jordan et al. 2024): SGD with Nesterov momentum; updates of convolution filters are orthogonalised.
 
-    So no direction is learned faster than another. What a bank of filters amounts to is the normalisation's behind it,
-    so its length is kept at that of an orthogonal matrix. torch.optim.Muon takes matrices alone.
+    An orthogonal update changes the filters equally in all directions. Batch normalisation follows, so the scale of
+    the filters does not matter; their norm is fixed at that of an orthogonal matrix. torch.optim.Muon accepts only
+    matrices.
     """
 
     def __init__(self, groups: list[dict[str, Any]]) -> None:
@@ -33,15 +34,15 @@ class Muon(torch.optim.Optimizer):
                 momentum = self.state[parameter]["momentum"].mul_(group["momentum"]).add_(gradient)
                 update = gradient.add_(momentum, alpha=group["momentum"])
                 if group["orthogonal"]:
-                    update = orthogonal(update.flatten(1)).view_as(update)
+                    update = orthogonalise(update.flatten(1)).view_as(update)
                     parameter.mul_(len(parameter) ** 0.5 / parameter.norm())
                 parameter.sub_(update.mul_(group["lr"]))
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """Nearly the orthogonal matrix that is closest to `matrix`, float32 [M,N], by Newton and Schulz's iteration.
+def orthogonalise(matrix: Tensor) -> Tensor:
+    """Approximates the orthogonal matrix closest to `matrix`, float32 [M,N], by the Newton-Schulz iteration.
 
-    In bfloat16 where a GPU has it.
+    Computes in bfloat16 on a GPU that supports it.
     """
     a, b, c = NEWTON_SCHULZ
     tall = len(matrix) > matrix.shape[1]
@@ -56,6 +57,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 
 def make_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
+    """The recipe's optimizer; each parameter group has its peak learning rate under "peak"."""
     learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
     weights = [parameter for parameter in learned if parameter.ndim > 1]
     filters = [weight for weight in weights if weight.ndim == 4 and weight.shape[1] > 1]
@@ -67,8 +69,8 @@ def make_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
     if recipe.optimizer == "muon":
         groups[0]["params"] = [weight for weight in weights if not any(weight is each for each in filters)]
         groups = [group | {"momentum": recipe.momentum} for group in groups]
-        orthogonal = {"orthogonal": True, "momentum": recipe.filter_momentum}
-        return Muon([*groups, {"params": filters, "peak": recipe.filter_learning_rate, **orthogonal}])
+        orthogonal = {"orthogonal": True, "momentum": recipe.muon_momentum}
+        return Muon([*groups, {"params": filters, "peak": recipe.muon_learning_rate, **orthogonal}])
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.learning_rate)
     return torch.optim.SGD(
@@ -80,7 +82,7 @@ def make_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
 
 
 def set_learning_rate(recipe: Recipe, optimizer: torch.optim.Optimizer, progress: float) -> None:
-    """The rate for a step, by how much of the training lies behind it, from 0 to 1."""
+    """Sets the learning rates for a step at `progress`, the fraction of training that is done, 0…1."""
     for group in optimizer.param_groups:
         rate = group["peak"] * schedule(recipe, progress)
         if isinstance(group["lr"], Tensor):
@@ -90,7 +92,8 @@ def set_learning_rate(recipe: Recipe, optimizer: torch.optim.Optimizer, progress
 
 
 def schedule(recipe: Recipe, progress: float) -> float:
-    """The learning rate as a share of its peak: constant, or a triangle that rises from 0 and falls to 0."""
+    """Learning rate schedule, as a fraction of the peak rate: constant, or triangular from 0 up to 1 and down to 0."""
     if recipe.schedule == "constant":
         return 1.0
-    return min(progress / recipe.warm_up if recipe.warm_up else 1.0, (1 - progress) / (1 - recipe.warm_up))
+    warmup = recipe.warmup_fraction
+    return min(progress / warmup if warmup else 1.0, (1 - progress) / (1 - warmup))

@@ -1,5 +1,6 @@
-"""The tutorial's predict_image, for files: `python -m training.predict shoe.png`."""
+"""Predicts the class of picture files, as the tutorial's predict_image does: `python -m training.predict shoe.png`."""
 
+import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,45 +9,55 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from classifier.classifier import DEVICES, Classifier, Prediction
+from classifier.classifier import Classifier, Prediction
 from classifier.networks import Pixels
 from classifier.picture import PictureError, PictureTooLarge
 from classifier.preprocessing import read_pixels
-from training.command import CHECKPOINT, Parser, execute
+from training.command import CHECKPOINT, Parser, add_device, execute
 
-MAX_BYTES = 10 * 2**20  # 10 MiB, as much as the service takes
+MAX_BYTES = 10 * 2**20  # 10 MiB, the service's limit
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = Parser(prog="python -m training.predict", description=__doc__)
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
-    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, metavar="FILE")
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: cuda, then mps, then cpu")
+    parser = Parser(
+        prog="python -m training.predict",
+        description="Predicts the class of picture files. The last line on standard output is one JSON object.",
+    )
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="PNG, JPEG, WebP, AVIF, GIF or BMP file")
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        default=CHECKPOINT,
+        metavar="FILE",
+        help=f"file of the classifier (default: {CHECKPOINT})",
+    )
+    add_device(parser)
     options = parser.parse_args(arguments)
+    return execute(lambda: predict_files(options))
 
-    def story() -> dict[str, Any]:
-        console = Console(markup=False, emoji=False, highlight=False)  # a file may be called [red] or :shoe:
-        classifier = Classifier.load(options.checkpoint, options.device)
-        predictions: list[dict[str, Any]] = []
-        for path in options.images:
-            try:
-                pixels = read_pixels(read(path))
-            except (PictureError, OSError) as error:
-                sentence = str(error) if isinstance(error, PictureError) else f"{error.strerror}."
-                print(f"{path}: {sentence}", file=sys.stderr)
-                predictions.append({"file": str(path), "detail": sentence})
-                continue
-            [answer] = classifier.predict(pixels[None, None])
-            show(console, path, pixels, answer)
-            predictions.append({"file": str(path), **answer})
-        failed = any("detail" in prediction for prediction in predictions)
-        return {"predictions": predictions, "exit_code": int(failed)}
 
-    return execute(story)
+def predict_files(options: argparse.Namespace) -> dict[str, Any]:
+    """Predicts each file; one that cannot be read is reported in one sentence and sets the exit code to 1."""
+    console = Console(markup=False, emoji=False, highlight=False)  # a file may be called [red] or :shoe:
+    classifier = Classifier.load(options.checkpoint, options.device)
+    predictions: list[dict[str, Any]] = []
+    for path in options.images:
+        try:
+            pixels = read_pixels(read(path))
+        except (PictureError, OSError) as error:
+            sentence = str(error) if isinstance(error, PictureError) else f"{error.strerror}."
+            print(f"{path}: {sentence}", file=sys.stderr)
+            predictions.append({"file": str(path), "detail": sentence})
+            continue
+        [prediction] = classifier.predict(pixels[None, None])
+        print_prediction(console, path, pixels, prediction)
+        predictions.append({"file": str(path), **prediction})
+    failed = any("detail" in prediction for prediction in predictions)
+    return {"predictions": predictions, "exit_code": int(failed)}
 
 
 def read(path: Path) -> bytes:
-    """The bytes of a picture file. Raises OSError, PictureTooLarge."""
+    """The content of a picture file. Raises OSError, PictureTooLarge."""
     with path.open("rb") as file:
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
@@ -54,11 +65,11 @@ def read(path: Path) -> bytes:
     return content
 
 
-def show(console: Console, path: Path, pixels: Pixels, answer: Prediction) -> None:
-    """Prints the answer and, on a terminal, the 28×28 picture that the network saw."""
-    console.print(f"{path}: {answer['class']} ({answer['confidence']:.1%})", soft_wrap=True)
+def print_prediction(console: Console, path: Path, pixels: Pixels, prediction: Prediction) -> None:
+    """Prints the prediction and, on a terminal, the 28×28 picture that the network received."""
+    console.print(f"{path}: {prediction['class']} ({prediction['confidence']:.1%})", soft_wrap=True)
     table = Table(show_header=False)
-    for name, probability in sorted(answer["probabilities"].items(), key=lambda item: -item[1]):
+    for name, probability in sorted(prediction["probabilities"].items(), key=lambda item: -item[1]):
         table.add_row(name, f"{probability:.1%}", "█" * round(30 * probability))
     if console.is_terminal:
         console.print(half_blocks(pixels))
@@ -66,7 +77,7 @@ def show(console: Console, path: Path, pixels: Pixels, answer: Prediction) -> No
 
 
 def half_blocks(pixels: Pixels) -> Text:
-    """uint8 [28,28] as 14 lines of text, each character the upper half of one pixel row over the lower of the next."""
+    """uint8 [28,28] as 14 lines of text; each character shows two pixels, one above the other."""
     text = Text()
     for upper, lower in zip(pixels[0::2].tolist(), pixels[1::2].tolist(), strict=True):
         for above, below in zip(upper, lower, strict=True):

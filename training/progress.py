@@ -1,4 +1,4 @@
-"""What a run tells people while it goes on: lines, and on a terminal a bar."""
+"""Console output of a training run: lines, and a progress bar on a terminal."""
 
 import math
 import time
@@ -9,13 +9,17 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 
-def say(console: Console, line: str) -> None:
+def print_line(console: Console, line: str) -> None:
+    """Prints `line` as it is: no markup, no colours, no wrapping."""
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager
 def progress_bar(console: Console, title: str, images: int) -> Iterator[Callable[[int, float], None]]:
-    """On a terminal, a bar with loss, images a second and time left; the function it gives sets images and loss."""
+    """Shows a progress bar with loss, images per second and remaining time; nothing where there is no terminal.
+
+    Gives a function that sets the number of images done, of `images`, and the loss.
+    """
     if not console.is_terminal:
         yield lambda done, loss: None
         return
@@ -29,7 +33,7 @@ def progress_bar(console: Console, title: str, images: int) -> Iterator[Callable
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(title, total=images, loss=math.nan, rate=0.0)
 
-        def show(done: int, loss: float) -> None:
+        def update(done: int, loss: float) -> None:
             progress.update(task, completed=done, loss=loss, rate=done / (time.perf_counter() - start))
 
-        yield show
+        yield update

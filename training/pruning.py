@@ -1,8 +1,8 @@
-"""Spares an epoch images that are learned already, without leaving any out for good (InfoBatch, Qin et al. 2024).
+"""Data pruning (InfoBatch, Qin et al. 2024): each epoch skips a random part of the images that are already learned.
 
-Most of Fashion-MNIST is easy: after an epoch or two the gradients of three images in four are close to nothing. Of the
-images whose loss is below the mean, each is left out by chance, and those that stay count for those that do not, so
-that the gradient is the same on average. The last epochs show all.
+Most of Fashion-MNIST is easy: after an epoch or two, three images in four have a gradient close to 0. An image whose
+loss is below the mean is skipped with a probability of `prune_ratio`. Those that remain get a larger weight, so that
+the expected gradient is unchanged. The first epoch and the last ones use all images.
 """
 
 import torch
@@ -10,28 +10,28 @@ from torch import Tensor, nn
 
 from training.recipes import Recipe
 
-UNSEEN = 1e4  # nats, the loss of an image that was not seen yet: more than any
+INITIAL_LOSS = 1e4  # nats, of an image that was not used yet: above every real loss, so it is not pruned
 
 
 class Pruning(nn.Module):
-    """The loss of each of `count` training images when it was last seen; a module for its `state_dict`'s sake."""
+    """The latest loss of each of `count` training images; a module, so that it has a `state_dict`."""
 
-    losses: Tensor
+    losses: Tensor  # float32 [N], nats
 
     def __init__(self, recipe: Recipe, count: int, device: torch.device) -> None:
         super().__init__()
-        self.share = recipe.spared
-        self.last = recipe.spared_until * recipe.epochs  # epochs
-        self.register_buffer("losses", torch.full((count,), UNSEEN, device=device))
+        self.ratio = recipe.prune_ratio
+        self.last_epoch = recipe.prune_until * recipe.epochs
+        self.register_buffer("losses", torch.full((count,), INITIAL_LOSS, device=device))
 
     def choose(self, epoch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The images of an epoch, counted from 1: their indices, int64 [M], in random order, and of all N images what
-        each counts, float32 [N]."""
+        """The images of an epoch (from 1): their indices, int64 [M], in random order, and the weights of all N images,
+        float32 [N]."""
         order = torch.randperm(len(self.losses), generator=generator).to(self.losses.device)
         weights = torch.ones_like(self.losses)
-        if not self.share or epoch == 1 or epoch > self.last:
+        if not self.ratio or epoch == 1 or epoch > self.last_epoch:
             return order, weights
         easy = self.losses < self.losses.mean()
-        weights[easy] = 1 / (1 - self.share)
+        weights[easy] = 1 / (1 - self.ratio)
         chance = torch.rand(len(easy), generator=generator).to(easy.device)
-        return order[~(easy & (chance < self.share))[order]], weights
+        return order[~(easy & (chance < self.ratio))[order]], weights

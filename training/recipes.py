@@ -1,61 +1,77 @@
-"""The named recipes: every knob of a training run, one a line, with its unit."""
+"""The named recipes: all hyperparameters of a training run, one a line with its unit, and the network of a recipe."""
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
+
+from torch import nn
+
+from classifier import torch_file
+from classifier.networks import ARCHITECTURES, ConvNet, Pretrained
+from training.command import TrainingError
+from training.data import Images
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a classifier is made."""
+    """The hyperparameters of a training run. Fractions are from 0 to 1."""
 
     name: str
-    architecture: str  # a key of model.ARCHITECTURES
+
+    # Model
+    architecture: str  # a key of ARCHITECTURES
     arguments: dict[str, Any] = field(default_factory=dict)  # of its constructor
 
-    held_out: int = 2_000  # of the 60,000 training images: to validate, to choose the epoch and to calibrate on
-    epochs: int = 16
-    kept: Literal["lowest loss", "last"] = "lowest loss"  # which epoch's weights are kept, by validation loss
+    # Data
+    validation_images: int = 2_000  # of the 60,000 training images: to choose the epoch and to fit the temperature
     batch_size: int = 128  # images
+    epochs: int = 16
+    keep: Literal["best", "last"] = "best"  # whose weights are saved: the epoch of lowest validation loss, or the last
 
+    # Optimizer
     optimizer: Literal["sgd", "muon", "adamw"] = "muon"
-    learning_rate: float = 0.01  # the peak, where there is a schedule
-    schedule: Literal["constant", "triangle"] = "triangle"
-    warm_up: float = 0.001  # share of all steps in which a triangle rises
-    momentum: float = 0.9  # Nesterov's, where it is not 0
-    filter_learning_rate: float = 0.03  # of muon, for banks of filters: its steps are orthogonal
-    filter_momentum: float = 0.6
-    weight_decay: float = 5e-4  # on the weights, not on biases and normalisation
-    label_smoothing: float = 0.0  # share of the target spread over all classes; spoils calibration
+    learning_rate: float = 0.01  # at the peak of the schedule
+    schedule: Literal["constant", "triangular"] = "triangular"
+    warmup_fraction: float = 0.001  # fraction of all steps in which the triangular schedule rises
+    momentum: float = 0.9  # Nesterov momentum; 0 for plain SGD
+    muon_learning_rate: float = 0.03  # at the peak, for convolution filters, whose updates Muon orthogonalises
+    muon_momentum: float = 0.6  # for the same
+    weight_decay: float = 5e-4  # of weights; biases and normalisation have none
+    label_smoothing: float = 0.0  # fraction of the target spread over all classes; harms calibration
 
-    taught: float = 0.0  # share of the loss that a teacher's answers make up; the labels make up the rest
-    softness: float = 2.0  # temperature of both sides' probabilities where a teacher teaches
-    teacher: str = ""  # the name of its checkpoint, known once it is asked
+    # Augmentation
+    flip: bool = True  # mirrors an image with a probability of 0.5
+    shift_pixels: int = 1  # pixels, the largest shift along each axis
+    erase_probability: float = 0.0  # fraction of the images of which a rectangle is filled with noise
 
-    spared: float = 0.5  # share of the easy images that an epoch leaves out; see pruning.py
-    spared_until: float = 0.875  # share of the epochs; the others show all images
+    # Pruning (InfoBatch)
+    prune_ratio: float = 0.5  # fraction of the easy images that an epoch skips
+    prune_until: float = 0.875  # fraction of the epochs; those after it use all images
 
-    flip: bool = True  # mirror half of the images
-    shift: int = 1  # pixels, at most, along each axis
-    erase: float = 0.0  # share of the images of which a rectangle becomes noise
+    # Distillation
+    distillation_weight: float = 0.0  # fraction of the loss that comes from the teacher; the rest comes from the labels
+    distillation_temperature: float = 2.0  # divides the logits of teacher and network
+    teacher: str = ""  # name of the teacher's checkpoint; set by the run
 
-    precision: Literal["float32", "auto"] = "auto"  # auto: bfloat16 where the hardware has it
+    # Precision
+    precision: Literal["float32", "auto"] = "auto"  # auto: mixed precision with bfloat16 where the hardware supports it
 
 
 TUTORIAL = Recipe(
     name="tutorial",
     architecture="Net",
     arguments={"sigmoid": True},
-    held_out=12_000,
-    epochs=15,
+    validation_images=12_000,
     batch_size=20,
+    epochs=15,
     optimizer="sgd",
     learning_rate=0.04,
     schedule="constant",
     momentum=0.0,
     weight_decay=0.0,
-    spared=0.0,
     flip=False,
-    shift=0,
+    shift_pixels=0,
+    prune_ratio=0.0,
     precision="float32",
 )
 TUTORIAL_LOGITS = replace(TUTORIAL, name="tutorial-logits", arguments={"sigmoid": False})
@@ -64,27 +80,27 @@ BEST = replace(
     FAST,
     name="best",
     arguments={"widths": (64, 128, 256), "blocks": (2, 2, 2), "side": 14, "dropout": 0.2, "tta_views": 6},
-    epochs=130,
-    kept="last",  # by then it is so sure of itself that its loss has risen, which the temperature mends
     batch_size=512,
+    epochs=130,
+    keep="last",  # it has the best accuracy; its loss has risen from overconfidence, which temperature scaling corrects
     learning_rate=0.04,
-    filter_learning_rate=0.12,
-    spared_until=0.95,
-    shift=3,
-    erase=0.5,
+    muon_learning_rate=0.12,
+    shift_pixels=3,
+    erase_probability=0.5,
+    prune_until=0.95,
 )
 SHIPPED = replace(
     FAST,
     name="shipped",
     arguments={"widths": (64, 128), "blocks": (0, 1)},
-    epochs=240,
-    kept="last",
     batch_size=256,
+    epochs=240,
+    keep="last",
     learning_rate=0.028,
-    filter_learning_rate=0.09,
-    spared_until=0.95,
-    taught=0.9,
-    softness=4.0,
+    muon_learning_rate=0.09,
+    prune_until=0.95,
+    distillation_weight=0.9,
+    distillation_temperature=4.0,
 )
 PRETRAINED = Recipe(
     name="pretrained",
@@ -93,32 +109,60 @@ PRETRAINED = Recipe(
     epochs=4,
     optimizer="adamw",
     learning_rate=2e-3,
-    warm_up=0.1,
+    warmup_fraction=0.1,
     weight_decay=0.05,
-    shift=2,
+    shift_pixels=2,
     precision="float32",  # its depthwise convolutions take twice as long in bfloat16
 )
-
 RECIPES = {recipe.name: recipe for recipe in (TUTORIAL, TUTORIAL_LOGITS, FAST, BEST, SHIPPED, PRETRAINED)}
 
-# What two of these names mean on an NVIDIA GPU: it multiplies a thousand times as fast as two cores, and only large
-# batches keep it busy.
-GPU_FAST = replace(
+# On an NVIDIA GPU, which multiplies a thousand times as fast as two CPU cores and needs large batches to be busy.
+FAST_GPU = replace(
     FAST,
+    name="fast-gpu",
     arguments={"widths": (128, 256, 512), "blocks": (1, 1, 1), "side": 14, "tta_views": 6},
-    epochs=8,
     batch_size=512,
+    epochs=8,
     learning_rate=0.04,
-    filter_learning_rate=0.12,
+    muon_learning_rate=0.12,
 )
-GPU_BEST = replace(
+BEST_GPU = replace(
     BEST,
+    name="best-gpu",
     arguments={"widths": (128, 256, 512), "blocks": (2, 2, 2), "side": 14, "dropout": 0.2, "tta_views": 6},
     epochs=180,
 )
-GPU_RECIPES = RECIPES | {recipe.name: recipe for recipe in (GPU_FAST, GPU_BEST)}
+GPU_RECIPES = {"fast": FAST_GPU, "best": BEST_GPU}
 
 
 def find_recipe(name: str, device: str) -> Recipe:
-    """The recipe of that name for a type of device, such as "cpu" or "cuda"."""
-    return (GPU_RECIPES if device == "cuda" else RECIPES)[name]
+    """The recipe for `--recipe name` on a type of device, "cpu", "cuda" or "mps"; a GPU has larger ones of its own."""
+    return GPU_RECIPES[name] if device == "cuda" and name in GPU_RECIPES else RECIPES[name]
+
+
+def make_network(recipe: Recipe, training_images: Images, weights: Path | None = None) -> nn.Module:
+    """The recipe's network on the CPU, with random initial weights.
+
+    A ConvNet's whitening filters are computed from the training images. A pretrained network starts from ImageNet
+    weights, read from the file `weights` or downloaded by timm. Raises TrainingError, CheckpointError.
+    """
+    try:
+        network = ARCHITECTURES[recipe.architecture](**recipe.arguments)
+    except ImportError as error:
+        raise TrainingError(
+            f"this recipe needs the package {error.name}: pip install 'fashion-mnist-service[pretrained]'."
+        ) from error
+    except ValueError as error:
+        raise TrainingError(f"{error}.") from error
+    if isinstance(network, ConvNet):
+        network.whiten(training_images.pixels)
+    if isinstance(network, Pretrained):
+        state_dict = torch_file.unpack(torch_file.read(weights), weights.name) if weights else None
+        try:
+            network.start(state_dict)
+        except (OSError, RuntimeError) as error:
+            source = f"{weights.name} does not hold" if weights else "timm cannot download"
+            raise TrainingError(
+                f"{source} the ImageNet weights of {network.name}; name a file with --weights."
+            ) from error
+    return network

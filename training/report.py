@@ -1,4 +1,4 @@
-"""A checkpoint and what it is worth as one page, report.html, with its figures as PNG files beside it."""
+"""The report of a checkpoint: metrics, recipe and figures on one page, report.html, and the figures as PNG files."""
 
 import base64
 import io
@@ -13,29 +13,28 @@ from classifier.checkpoint import Checkpoint, describe
 from classifier.networks import CLASSES
 from training.command import TrainingError
 from training.data import Images
-from training.evaluate import CALIBRATION_BINS, Evaluation, reliability
+from training.metrics import CALIBRATION_BINS, Evaluation, reliability
 
 DPI = 120
-COLUMNS = 10  # of a grid of pictures
-SAMPLES, MISTAKES = 20, 40  # pictures
+COLUMNS = 10  # of a grid of images
+SAMPLES, MISTAKES = 20, 40  # images
 PAGE = "report.html.jinja"
 
 
 def write(folder: Path, checkpoint: Checkpoint, evaluation: Evaluation, test: Images, sample: Images) -> None:
-    """Writes report.html and its figures; `evaluation` is of `test`, the first of `sample` are shown as they are.
+    """Writes report.html and its figures. `evaluation` is that of the images `test`; the first of `sample` are shown.
 
-    The page asks no other file or host.
-    Raises TrainingError.
+    The page needs no other file and no network. Raises TrainingError.
     """
     figures = {
-        "samples": samples(sample[:SAMPLES]),
-        "confusion": confusion(evaluation.confusion),
+        "samples": sample_grid(sample[:SAMPLES]),
+        "confusion": confusion_figure(evaluation.confusion),
         "reliability": reliability_diagram(evaluation),
-        "mistakes": mistakes(evaluation, test),
+        "mistakes": mistake_grid(evaluation, test),
     }
     history = checkpoint.training.get("history")
     if history:
-        figures["curves"] = curves(history)
+        figures["curves"] = learning_curves(history)
     pictures = {name: png(figure) for name, figure in figures.items()}
     page = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template(PAGE).render(
         checkpoint=checkpoint,
@@ -43,7 +42,7 @@ def write(folder: Path, checkpoint: Checkpoint, evaluation: Evaluation, test: Im
         facts={name: value for name, value in checkpoint.training.items() if name not in ("settings", "history")},
         settings=checkpoint.training.get("settings", {}),
         evaluation=evaluation,
-        classes=list(zip(CLASSES, evaluation.precision, evaluation.recall, evaluation.f1, strict=True)),
+        classes=CLASSES,
         bins=CALIBRATION_BINS,
         pictures={name: base64.b64encode(content).decode() for name, content in pictures.items()},
     )  # fmt: skip
@@ -52,8 +51,8 @@ def write(folder: Path, checkpoint: Checkpoint, evaluation: Evaluation, test: Im
 
 
 def write_samples(folder: Path, sample: Images) -> None:
-    """Writes samples.png alone, as the tutorial shows a batch before it trains. Raises TrainingError."""
-    write_files(folder, {"samples.png": png(samples(sample[:SAMPLES]))})
+    """Writes only samples.png, before training, as the tutorial shows a batch. Raises TrainingError."""
+    write_files(folder, {"samples.png": png(sample_grid(sample[:SAMPLES]))})
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -71,14 +70,14 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def samples(images: Images) -> Figure:
-    """One batch as a grid with its labels."""
+def sample_grid(images: Images) -> Figure:
+    """The images in a grid with their labels."""
     return grid(images.pixels, [CLASSES[label] for label in images.labels])
 
 
-def mistakes(evaluation: Evaluation, images: Images) -> Figure:
-    """The mistakes that the classifier was surest of, what it said above what the label says."""
-    wrong = (~evaluation.right).nonzero().flatten()
+def mistake_grid(evaluation: Evaluation, images: Images) -> Figure:
+    """The mistakes of highest confidence in a grid, each with its predicted class and its label."""
+    wrong = (~evaluation.correct).nonzero().flatten()
     order = wrong[evaluation.confidence[wrong].argsort(descending=True, stable=True)][:MISTAKES]
     titles = [
         f"{CLASSES[evaluation.predicted[i]]} {evaluation.confidence[i]:.0%}\nlabel {CLASSES[images.labels[i]]}"
@@ -88,7 +87,7 @@ def mistakes(evaluation: Evaluation, images: Images) -> Figure:
 
 
 def grid(pixels: Tensor, titles: Sequence[str]) -> Figure:
-    """Pictures, uint8 [N,1,28,28], each under its title."""
+    """Images, uint8 [N,1,28,28], each under its title."""
     rows = max(1, -(-len(pixels) // COLUMNS))
     lines = max((title.count("\n") + 1 for title in titles), default=1)
     figure = Figure(figsize=(1.2 * COLUMNS, (1.2 + 0.2 * lines) * rows), layout="constrained")
@@ -101,46 +100,48 @@ def grid(pixels: Tensor, titles: Sequence[str]) -> Figure:
 
 
 def reliability_diagram(evaluation: Evaluation) -> Figure:
-    """Accuracy over confidence in bins of equal mass; on the diagonal, the probabilities mean what they say."""
-    points = list(reliability(evaluation.confidence, evaluation.right))
+    """Accuracy by confidence in bins of equal mass; perfect calibration is the diagonal."""
+    confidences, accuracies, _ = zip(*reliability(evaluation.confidence, evaluation.correct), strict=True)
     figure = Figure(figsize=(5, 5), layout="constrained")
     axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="probabilities that mean what they say")
-    axes.plot([sure for sure, _, _ in points], [share for _, share, _ in points], marker="o", label="this classifier")
-    axes.set(title="Reliability on the test set", xlabel="mean confidence of a bin", ylabel="its accuracy")
+    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="perfect calibration")
+    axes.plot(confidences, accuracies, marker="o", label="this classifier")
+    axes.set(
+        title="Reliability diagram of the test set", xlabel="mean confidence of a bin", ylabel="accuracy of the bin"
+    )
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
     axes.grid(alpha=0.3)
     axes.legend()
     return figure
 
 
-def curves(history: Sequence[Mapping[str, float]]) -> Figure:
-    """Loss and accuracy after each epoch; `history` is as run.py keeps it."""
+def learning_curves(history: Sequence[Mapping[str, float]]) -> Figure:
+    """Loss and accuracy after each epoch; `history` is that of loop.RunState."""
     epochs = range(1, len(history) + 1)
     figure = Figure(figsize=(10, 4), layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
     loss.plot(epochs, [epoch["training_loss"] for epoch in history], marker=".", label="training")
     loss.plot(epochs, [epoch["validation_loss"] for epoch in history], marker=".", label="validation")
-    loss.set(title="Loss", xlabel="epoch", ylabel="cross-entropy in nats")
+    loss.set(title="Loss", xlabel="epoch", ylabel="cross-entropy (nats)")
     loss.legend()
     accuracy.plot(epochs, [100 * epoch["validation_accuracy"] for epoch in history], marker=".", color="C1")
-    accuracy.set(title="Accuracy on the validation images", xlabel="epoch", ylabel="%")
+    accuracy.set(title="Validation accuracy", xlabel="epoch", ylabel="accuracy (%)")
     for axes in (loss, accuracy):
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)
     return figure
 
 
-def confusion(matrix: Tensor) -> Figure:
-    """The confusion matrix int64 [10,10], true class by predicted class, its rows coloured by share."""
-    shares = matrix / matrix.sum(dim=1, keepdim=True).clamp_min(1)
+def confusion_figure(matrix: Tensor) -> Figure:
+    """The confusion matrix, int64 [10,10], coloured by the fraction of each row, which is a true class."""
+    fractions = matrix / matrix.sum(dim=1, keepdim=True).clamp_min(1)
     figure = Figure(figsize=(8, 7), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
+    axes.imshow(fractions.numpy(), cmap="Blues", vmin=0, vmax=1)
     for row in range(len(CLASSES)):
         for column in range(len(CLASSES)):
             if count := int(matrix[row, column]):
-                colour = "white" if shares[row, column] > 0.5 else "black"
+                colour = "white" if fractions[row, column] > 0.5 else "black"
                 axes.text(column, row, f"{count:,}", ha="center", va="center", color=colour, fontsize=8)
     axes.set_xticks(range(len(CLASSES)), CLASSES, rotation=45, ha="right")
     axes.set_yticks(range(len(CLASSES)), CLASSES)

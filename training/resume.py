@@ -1,4 +1,4 @@
-"""The side file beside a run's output: with it, `--resume` lets a run that was killed go on after its last epoch."""
+"""The resume file beside a run's checkpoint: with it, `--resume` continues a killed run after its last epoch."""
 
 import time
 from contextlib import suppress
@@ -11,54 +11,54 @@ from classifier import torch_file
 from training.command import TrainingError
 from training.recipes import Recipe
 
-VERSION = 1  # of what the file holds; another cannot be gone on from
-MAX_SHARE = 0.05  # of a run's time on a GPU that may go into writing it: an epoch can be shorter than a write
+VERSION = 2  # of the file's content; another version cannot be resumed
+MAX_TIME_FRACTION = 0.05  # of a run on a GPU, spent on writing the file: there, an epoch can be shorter than a write
 
 
-class SideFile:
-    """`model.pt.resume`, for a run that writes `model.pt`.
+class ResumeFile:
+    """`model.pt.resume` of a run that writes `model.pt`.
 
-    It is the run's own: one of another recipe, seed, version or number of processes is refused.
+    It belongs to one run: a file of another version, recipe, seed or number of processes is refused.
     """
 
     def __init__(self, output: Path, recipe: Recipe, seed: int, processes: int) -> None:
         self.path = output.with_name(f"{output.name}.resume")
         self._run: dict[str, Any] = {"version": VERSION, "torch": str(torch.__version__), "recipe": recipe.name}
         self._run |= {"seed": seed, "processes": processes, **vars(recipe)}
-        self._due = 0.0  # by time.perf_counter
+        self._next_write = 0.0  # on the clock of time.perf_counter
 
     def exists(self) -> bool:
         return self.path.is_file()
 
     def is_due(self) -> bool:
-        """Whether so much time has passed since it was last written that it may be again."""
-        return time.perf_counter() >= self._due
+        """Whether another write keeps the time spent on writing below MAX_TIME_FRACTION."""
+        return time.perf_counter() >= self._next_write
 
     def write(self, state: dict[str, Any]) -> None:
-        """Keeps `state`, all that changes while a run goes on. Raises CheckpointError; the last is then unharmed."""
-        begin = time.perf_counter()
+        """Writes `state`, all that changes during a run. Raises CheckpointError; the previous file is then intact."""
+        start = time.perf_counter()
         torch_file.write({"run": self._run, "state": state}, self.path)
         end = time.perf_counter()
-        self._due = end + (end - begin) / MAX_SHARE
+        self._next_write = end + (end - start) / MAX_TIME_FRACTION
 
     def read(self) -> dict[str, Any]:
-        """The state that `write` kept last. Raises CheckpointError, TrainingError."""
-        found = torch_file.unpack(torch_file.read(self.path), self.path.name)
-        run, state = found.get("run"), found.get("state")
+        """The state that was written last. Raises CheckpointError, TrainingError."""
+        content = torch_file.unpack(torch_file.read(self.path), self.path.name)
+        run, state = content.get("run"), content.get("state")
         if not isinstance(run, dict) or not isinstance(state, dict):
             raise TrainingError(
-                f"{self.path.name} was not left by a training run; remove it, or leave --resume away, to start anew."
+                f"{self.path.name} is not a resume file of a training run; to start anew, delete it or omit --resume."
             )
         for name, value in self._run.items():
             if run.get(name) != value:
                 raise TrainingError(
-                    f"{self.path.name} was left by a run with {name} {run.get(name)}, and this one has {value}; "
-                    "repeat that run's arguments; remove it, or leave --resume away, to start anew."
+                    f"{self.path.name} was written by a run with {name} {run.get(name)}, and this one has {value}; "
+                    "repeat that run's arguments, or, to start anew, delete it or omit --resume."
                 )
         return state
 
     def remove(self) -> None:
-        """Removes it, and what a run that was killed while it wrote has left of it."""
+        """Deletes the file and the temporary files that killed runs left beside it."""
         with suppress(OSError):
             for leftover in (self.path, *self.path.parent.glob(f".{self.path.name}.*.tmp")):
                 leftover.unlink(missing_ok=True)

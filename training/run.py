@@ -1,15 +1,12 @@
 """Trains a classifier: `python -m training.run [--recipe NAME]`.
 
-The story, top to bottom: recipe -> data -> model -> loop -> calibrate -> evaluate -> save.
+Top to bottom: recipe, data, network, training, calibration, evaluation, checkpoint.
 """
 
 import argparse
 import math
 import os
-import platform
 import shlex
-import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -21,173 +18,112 @@ from rich.console import Console
 from classifier.checkpoint import Checkpoint, save
 from classifier.classifier import Classifier, find_device
 from training import data
-from training.calibration import fit_temperature
+from training.calibration import calibrate
 from training.command import (
     CHECKPOINT,
     INTERRUPTED,
     Parser,
     TrainingError,
-    add_device_and_data,
+    add_data_dir,
+    add_device,
+    add_report,
     check_writable,
     execute,
+    interrupts_ignored,
     positive,
     seed,
-    uninterrupted,
 )
-from training.distributed import Ranks, ranks
-from training.evaluate import all_logits, evaluate, print_table
-from training.loop import Progression, loop
-from training.progress import say
-from training.recipes import RECIPES, Recipe, find_recipe
-from training.resume import SideFile
-from training.start import load_teacher, make_network, teach
-from training.step import precision
+from training.distillation import add_teacher_logits, load_teacher
+from training.distributed import Processes, connected_processes
+from training.evaluate import print_table
+from training.loop import Run, RunState, train
+from training.metrics import evaluate
+from training.progress import print_line
+from training.provenance import provenance
+from training.recipes import PRETRAINED, RECIPES, Recipe, find_recipe, make_network
+from training.resume import ResumeFile
+from training.step import compute_dtype
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
-    return execute(lambda: train(options))
+    return execute(lambda: prepare(options))
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="python -m training.run", description=__doc__)
-    parser.add_argument("--recipe", choices=RECIPES, default="fast")
-    parser.add_argument("--epochs", type=positive(int), metavar="N", help="instead of the recipe's")
-    parser.add_argument("--batch-size", type=positive(int), metavar="N", help="instead of the recipe's")
-    parser.add_argument("--lr", type=positive(float), metavar="X", help="learning rate instead of the recipe's")
-    parser.add_argument("--seed", type=seed, default=0, metavar="N")
-    add_device_and_data(parser)
-    parser.add_argument("--output", type=Path, default=CHECKPOINT, metavar="FILE")
-    parser.add_argument("--report", type=Path, metavar="DIR", help="write report.html and its figures there")
-    parser.add_argument("--resume", action="store_true", help="go on from where a run that was killed has left off")
-    parser.add_argument("--backbone", metavar="NAME", help="timm's name of a network, for recipe pretrained")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="its ImageNet weights, else timm downloads them")
-    parser.add_argument("--teacher", type=Path, metavar="FILE", help="the checkpoint that recipe shipped learns from")
+    parser = Parser(
+        prog="python -m training.run",
+        description="Trains a Fashion-MNIST classifier, evaluates it on the test set and writes its checkpoint. "
+        "The last line on standard output is one JSON object.",
+    )
+    parser.add_argument(
+        "--recipe",
+        choices=RECIPES,
+        default="fast",
+        help="network and hyperparameters (default: fast); on an NVIDIA GPU, fast and best have larger networks",
+    )
+    parser.add_argument(
+        "--epochs", type=positive(int), metavar="N", help="passes over the training images (default: the recipe's)"
+    )
+    parser.add_argument("--batch-size", type=positive(int), metavar="N", help="images per step (default: the recipe's)")
+    parser.add_argument("--lr", type=positive(float), metavar="X", help="peak learning rate (default: the recipe's)")
+    parser.add_argument(
+        "--seed", type=seed, default=0, metavar="N", help="of data split, weights and augmentation (default: 0)"
+    )
+    add_device(parser)
+    add_data_dir(parser)
+    parser.add_argument(
+        "--output", type=Path, default=CHECKPOINT, metavar="FILE", help=f"checkpoint to write (default: {CHECKPOINT})"
+    )
+    add_report(parser)
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue an interrupted run from the file beside --output; repeat its other arguments",
+    )
+    parser.add_argument(
+        "--backbone",
+        metavar="NAME",
+        help=f"recipe pretrained: timm's name of the network (default: {PRETRAINED.arguments['backbone']})",
+    )
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="recipe pretrained: timm's ImageNet weights (default: timm downloads them)",
+    )
+    parser.add_argument(
+        "--teacher",
+        type=Path,
+        metavar="FILE",
+        help="recipe shipped: the checkpoint to distil knowledge from (required)",
+    )
     options = parser.parse_args(arguments)
+    distils = RECIPES[options.recipe].distillation_weight > 0
     if options.recipe != "pretrained" and (options.backbone or options.weights):
         parser.error("--backbone and --weights are for --recipe pretrained")
-    if options.teacher and not RECIPES[options.recipe].taught:
+    if options.teacher and not distils:
         parser.error("--teacher is for --recipe shipped")
-    if not options.teacher and RECIPES[options.recipe].taught:
-        parser.error("this recipe learns from a checkpoint, such as recipe best makes: name it with --teacher FILE")
+    if distils and not options.teacher:
+        parser.error("this recipe needs a teacher, a checkpoint of recipe best: name it with --teacher FILE")
     if options.teacher and options.teacher.resolve() == options.output.resolve():
         parser.error("--teacher and --output are the same file")
     return options
 
 
-def train(options: argparse.Namespace) -> dict[str, Any] | None:
+def prepare(options: argparse.Namespace) -> dict[str, Any] | None:
+    """Checks device and output, then trains in all processes. The result is that of the main process, else None."""
     device = find_device(options.device)
     recipe = customise(find_recipe(options.recipe, device.type), options)
     check_writable("--output", options.output)
     if options.report:
         check_writable("--report", options.report / "report.html")
-    with ranks(device) as these:
-        return story(Console(emoji=False, quiet=not these.leads), options, recipe, device, these)
-
-
-def story(
-    console: Console, options: argparse.Namespace, recipe: Recipe, device: torch.device, these: Ranks
-) -> dict[str, Any] | None:
-    teacher = load_teacher(options.teacher, device.type, options.seed) if options.teacher else None
-    with these.leader_first():
-        training_images, test_images = data.load(options.data_dir)
-    training_images, held_out = data.split(training_images.to(device), recipe.held_out, options.seed)
-    if recipe.batch_size < 2 * these.count:
-        raise TrainingError(f"a batch of {recipe.batch_size} images is too small for {these.count} processes.")
-
-    torch.manual_seed(options.seed)
-    network = make_network(recipe, training_images, options.weights).to(device)
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    say(
-        console,
-        f"Recipe {recipe.name}, seed {options.seed}: {recipe.architecture} with {parameters:,} parameters "
-        f"in {str(precision(recipe, device)).removeprefix('torch.')} on {device.type}; "
-        f"{len(training_images):,} images to train on, {len(held_out):,} held out.",
-    )
-    if teacher:
-        say(console, f"Asking {teacher.model}, the teacher, for its answers to the images.")
-        training_images = teach(training_images, teacher)
-        recipe = replace(recipe, teacher=teacher.model)
-    if options.report and these.leads:
-        from training import report  # matplotlib takes a second to import
-
-        report.write_samples(options.report, training_images)
-
-    side_file = SideFile(options.output, recipe, options.seed, these.count)
-    resume = options.resume and side_file.exists()
-    if options.resume:
-        say(console, f"Going on from {side_file.path}." if resume else f"No {side_file.path}: from the beginning.")
-    progression = loop(
-        console, recipe, network, training_images, held_out, options.seed, side_file, resume=resume, ranks=these
-    )
-    if not these.leads:
-        return None
-    with uninterrupted():
-        result = finish(console, options, recipe, device, progression, training_images, held_out, test_images)
-    if not progression.interrupted:
-        side_file.remove()
-    return result
-
-
-def finish(
-    console: Console,
-    options: argparse.Namespace,
-    recipe: Recipe,
-    device: torch.device,
-    progression: Progression,
-    training_images: data.Images,
-    held_out: data.Images,
-    test_images: data.Images,
-) -> dict[str, Any]:
-    """Calibrates, evaluates and saves the best of the run; what it reached, as the last line says it."""
-    if progression.best_weights is None and progression.interrupted:
-        raise KeyboardInterrupt
-    if progression.best_weights is None or not math.isfinite(progression.best_loss):
-        raise TrainingError(
-            "the validation loss was not a number after "
-            f"{'the last' if recipe.kept == 'last' else 'any'} epoch; try a smaller --lr."
-        )
-
-    checkpoint = Checkpoint(
-        recipe.architecture,
-        recipe.arguments,
-        progression.best_weights,
-        metrics={"validation_loss": progression.best_loss},
-        training=provenance(recipe, options, device, progression),
-    )
-    checkpoint = calibrate(checkpoint, held_out, device)
-    evaluation = evaluate(Classifier(checkpoint, device), test_images)
-    checkpoint.metrics.update(
-        test_loss=evaluation.loss, test_accuracy=evaluation.accuracy, ece=evaluation.ece, nll=evaluation.nll
-    )
-    checkpoint = replace(checkpoint, sha256=save(checkpoint, options.output))
-
-    print_table(console, evaluation)
-    if options.report:
-        from training import report
-
-        report.write(options.report, checkpoint, evaluation, test_images, training_images)
-    python = os.path.relpath(sys.executable) if sys.prefix.startswith(os.getcwd()) else sys.executable
-    serve = shlex.join((python, "-m", "service", "--model", str(options.output)))
-    say(console, f"Saved {options.output}. Serve it: {serve}")
-    return {
-        "recipe": recipe.name,
-        "seed": options.seed,
-        "device": device.type,
-        "epochs": len(progression.history),
-        "seconds": round(progression.seconds, 2),
-        "warm_up_seconds": round(progression.warm_up, 2),
-        "parameters": checkpoint.parameters,
-        "validation_loss": progression.best_loss,
-        "test_loss": evaluation.loss,
-        "test_accuracy": evaluation.accuracy,
-        "ece": evaluation.ece,
-        "output": str(options.output),
-        "exit_code": INTERRUPTED if progression.interrupted else 0,
-    }
+    with connected_processes(device) as dist:
+        return run_training(options, recipe, device, dist)
 
 
 def customise(recipe: Recipe, options: argparse.Namespace) -> Recipe:
+    """The recipe with the command line's values; Muon's learning rate changes in proportion to --lr."""
     learning_rate = options.lr or recipe.learning_rate
     return replace(
         recipe,
@@ -195,41 +131,103 @@ def customise(recipe: Recipe, options: argparse.Namespace) -> Recipe:
         epochs=options.epochs or recipe.epochs,
         batch_size=options.batch_size or recipe.batch_size,
         learning_rate=learning_rate,
-        filter_learning_rate=recipe.filter_learning_rate * (learning_rate / recipe.learning_rate),
+        muon_learning_rate=recipe.muon_learning_rate * (learning_rate / recipe.learning_rate),
     )
 
 
-def calibrate(checkpoint: Checkpoint, held_out: data.Images, device: torch.device) -> Checkpoint:
-    """The checkpoint with its temperature, fitted on images it was not trained on."""
-    logits = all_logits(Classifier(checkpoint, device), held_out)
-    return replace(checkpoint, calibration={"temperature": fit_temperature(logits, held_out.labels)})
+def run_training(
+    options: argparse.Namespace, recipe: Recipe, device: torch.device, dist: Processes
+) -> dict[str, Any] | None:
+    """Trains, evaluates and saves; returns the last line's content in the main process, else None."""
+    console = Console(emoji=False, quiet=not dist.is_main)
+    teacher = load_teacher(options.teacher, device.type, options.seed) if options.teacher else None
+    with dist.main_first():
+        images, test_images = data.load(options.data_dir)
+    training, validation = data.split(images.to(device), recipe.validation_images, options.seed)
+    if recipe.batch_size < 2 * dist.count:
+        raise TrainingError(f"a batch of {recipe.batch_size} images is too small for {dist.count} processes.")
+
+    torch.manual_seed(options.seed)
+    network = make_network(recipe, training, options.weights).to(device)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    print_line(
+        console,
+        f"Recipe {recipe.name}, seed {options.seed}: {recipe.architecture} with {parameters:,} parameters "
+        f"in {str(compute_dtype(recipe, device)).removeprefix('torch.')} on {device.type}; "
+        f"{len(training):,} training and {len(validation):,} validation images.",
+    )
+    if teacher:
+        print_line(console, f"Knowledge distillation: computing the logits of the teacher, {teacher.model}.")
+        training = add_teacher_logits(training, teacher)
+        recipe = replace(recipe, teacher=teacher.model)
+    if options.report and dist.is_main:
+        from training import report  # matplotlib takes a second to import
+
+        report.write_samples(options.report, training)
+
+    resume_file = ResumeFile(options.output, recipe, options.seed, dist.count)
+    resume = options.resume and resume_file.exists()
+    if options.resume:
+        print_line(
+            console, f"Resuming from {resume_file.path}." if resume else f"No {resume_file.path}: starting anew."
+        )
+    run = Run(recipe, network, training, validation, options.seed, console, dist, resume_file, resume)
+    state = train(run)
+    if not dist.is_main:
+        return None
+    with interrupts_ignored():
+        result = finish(run, state, test_images, options)
+    if not state.interrupted:
+        resume_file.remove()
+    return result
 
 
-def provenance(
-    recipe: Recipe, options: argparse.Namespace, device: torch.device, progression: Progression
-) -> dict[str, Any]:
-    """Where a checkpoint comes from: all that another run needs to make it again."""
+def finish(run: Run, state: RunState, test_images: data.Images, options: argparse.Namespace) -> dict[str, Any]:
+    """Calibrates, evaluates and saves the weights of a run; returns the last line's content. Raises TrainingError."""
+    recipe, device = run.recipe, run.validation.pixels.device
+    if state.best_weights is None and state.interrupted:
+        raise KeyboardInterrupt
+    if state.best_weights is None or not math.isfinite(state.best_loss):
+        epoch = "the last" if recipe.keep == "last" else "any"
+        raise TrainingError(f"the validation loss was not finite after {epoch} epoch; try a smaller --lr.")
+
+    checkpoint = Checkpoint(
+        recipe.architecture,
+        recipe.arguments,
+        state.best_weights,
+        metrics={"validation_loss": state.best_loss},
+        training=provenance(run, state),
+    )
+    checkpoint = calibrate(checkpoint, run.validation)
+    evaluation = evaluate(Classifier(checkpoint, device), test_images)
+    checkpoint.metrics.update(
+        test_loss=evaluation.loss, test_accuracy=evaluation.accuracy, ece=evaluation.ece, nll=evaluation.nll
+    )
+    checkpoint = replace(checkpoint, sha256=save(checkpoint, options.output))
+
+    print_table(run.console, evaluation)
+    if options.report:
+        from training import report
+
+        report.write(options.report, checkpoint, evaluation, test_images, sample=run.training)
+    python = os.path.relpath(sys.executable) if sys.prefix.startswith(os.getcwd()) else sys.executable
+    command = shlex.join((python, "-m", "service", "--model", str(options.output)))
+    print_line(run.console, f"Saved {options.output}. Serve it: {command}")
     return {
         "recipe": recipe.name,
-        "settings": {name: value for name, value in vars(recipe).items() if name != "name"},
-        "seed": options.seed,
-        "epochs": len(progression.history),
-        "seconds": progression.seconds,
-        "history": progression.history,
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or device.type,
-        "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
-        "data": data.SHA256,
-        "commit": commit(),
+        "seed": run.seed,
+        "device": device.type,
+        "epochs": len(state.history),
+        "seconds": round(state.seconds, 2),
+        "warm_up_seconds": round(state.warmup_seconds, 2),
+        "parameters": checkpoint.parameters,
+        "validation_loss": state.best_loss,
+        "test_loss": evaluation.loss,
+        "test_accuracy": evaluation.accuracy,
+        "ece": evaluation.ece,
+        "output": str(options.output),
+        "exit_code": INTERRUPTED if state.interrupted else 0,
     }
-
-
-def commit() -> str:
-    """The commit of the project's own checkout, or "unknown" outside of one."""
-    if not shutil.which("git"):
-        return "unknown"
-    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One step of training: a batch of images in, new weights out. On an NVIDIA GPU it is recorded once and replayed."""
+"""One training step: forward pass in mixed precision, loss, backward pass, update. A CUDA graph on an NVIDIA GPU."""
 
 from copy import deepcopy
 
@@ -8,71 +8,73 @@ from torch.nn import functional
 
 from training import augmentation
 from training.data import Images
+from training.distillation import distillation_loss
 from training.optimizer import Muon
 from training.recipes import Recipe
 
-REHEARSALS = 3  # of a step that will be recorded: libraries choose their algorithms in the first ones
+WARMUP_STEPS = 3  # before the capture of a CUDA graph: libraries choose their algorithms in the first ones
 
 
 class Step:
-    """Trains `network`, in place, by one batch after the other.
+    """Trains `network`, in place, on one batch a call.
 
-    A step is some hundreds of operations. A GPU has done most of them before Python asks for the next; so there, once
-    `record` was called, all of them are one request, a CUDA graph.
+    A step is some hundreds of operations, and a GPU finishes most of them before Python launches the next. After
+    `capture`, a step is one launch, that of a CUDA graph.
     """
 
     def __init__(
         self, recipe: Recipe, network: nn.Module, training: Images, optimizer: torch.optim.Optimizer, losses: Tensor
     ) -> None:
-        """`losses`, float32 [N], is given that of each training image when it is seen."""
+        """`losses`, float32 [N], receives the loss of each training image when it is used."""
         self.recipe = recipe
         self.network = network
         self.training = training
         self.optimizer = optimizer
         self.losses = losses
         self.device = training.pixels.device
-        self.dtype = precision(recipe, self.device)
+        self.dtype = compute_dtype(recipe, self.device)
         self.generator = default_generator(self.device)
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, chosen: Tensor, weights: Tensor) -> Tensor:
-        """The step for the images `chosen`, int64 [N], and what each counts, float32 [N]; their loss, float32 []."""
+        """Trains on the images of the indices `chosen`, int64 [N], weighted by `weights`, float32 [N]; their loss,
+        float32 []."""
         missing = self.recipe.batch_size - len(chosen)
         if self.graph is None or not 0 <= missing <= len(chosen):
             return self._run(chosen, weights)
-        torch.cat([chosen, chosen[:missing]], out=self.chosen)  # filled up with images that count nothing in the loss
+        torch.cat([chosen, chosen[:missing]], out=self.chosen)  # padded to a full batch with images of weight 0
         torch.cat([weights, torch.zeros_like(weights[:missing])], out=self.weights)
         self.graph.replay()
         return self.loss
 
     def _run(self, chosen: Tensor, weights: Tensor) -> Tensor:
-        pixels = augmented(self.recipe, self.training.pixels[chosen], self.generator)  # uint8 (N, 1, 28, 28)
+        pixels = augment(self.recipe, self.training.pixels[chosen], self.generator)  # uint8 (N, 1, 28, 28)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16):
             logits = self.network(pixels)
-        each = loss_of_each(self.recipe, logits.float(), self.training, chosen)
-        loss = (each * weights).sum()
+        losses = loss_per_image(self.recipe, logits.float(), self.training, chosen)
+        loss = (losses * weights).sum()
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        self.losses[chosen] = each.detach()
+        self.losses[chosen] = losses.detach()
         return loss.detach()
 
-    def record(self) -> bool:
-        """Records the step for a whole batch, if it can be: on an NVIDIA GPU, with the optimiser that is ours."""
+    def capture(self) -> bool:
+        """Captures the step of a full batch as a CUDA graph; False without an NVIDIA GPU or with another optimizer."""
         if self.device.type != "cuda" or not isinstance(self.optimizer, Muon):
             return False
         torch.backends.cudnn.benchmark = True
         for group in self.optimizer.param_groups:
-            group["lr"] = torch.zeros((), device=self.device)  # what is replayed reads its rate from there
+            group["lr"] = torch.zeros((), device=self.device)  # the graph reads the learning rate from this tensor
         self.chosen = torch.arange(self.recipe.batch_size, device=self.device) % len(self.training)
         self.weights = torch.zeros(self.recipe.batch_size, device=self.device)
         network, optimizer = deepcopy((self.network, self.optimizer))
-        rehearsed = Step(self.recipe, network.train(), self.training, optimizer, self.losses.clone())
+        warmup = Step(self.recipe, network.train(), self.training, optimizer, self.losses.clone())
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            for _ in range(REHEARSALS):
-                rehearsed._run(self.chosen, self.weights)
+            for _ in range(WARMUP_STEPS):
+                warmup._run(self.chosen, self.weights)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         self.network.train()
@@ -83,37 +85,36 @@ class Step:
 
 
 def default_generator(device: torch.device) -> torch.Generator:
-    """The generator that torch.manual_seed seeds and dropout draws from; a CPU's where the device has none to name."""
+    """The generator that torch.manual_seed seeds and dropout draws from: the GPU's own, else the CPU's."""
     if device.type == "cuda":
         return torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
     return torch.default_generator
 
 
-def loss_of_each(recipe: Recipe, logits: Tensor, training: Images, chosen: Tensor) -> Tensor:
-    """Cross-entropy, float32 [N], with the labels of the chosen images, and with their teacher's answers if they have
-    one, softened on both sides (distillation, Hinton et al. 2015)."""
-    labels = training.labels[chosen]
-    each = functional.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing, reduction="none")
-    if training.answers is None:
-        return each
-    softened = (training.answers[chosen] / recipe.softness).softmax(dim=1)
-    taught = functional.cross_entropy(logits / recipe.softness, softened, reduction="none") * recipe.softness**2
-    return recipe.taught * taught + (1 - recipe.taught) * each
+def loss_per_image(recipe: Recipe, logits: Tensor, training: Images, chosen: Tensor) -> Tensor:
+    """Cross-entropy with the labels, float32 [N], mixed with the distillation loss where there are teacher logits."""
+    label_loss = functional.cross_entropy(
+        logits, training.labels[chosen], label_smoothing=recipe.label_smoothing, reduction="none"
+    )
+    if training.teacher_logits is None:
+        return label_loss
+    teacher_loss = distillation_loss(logits, training.teacher_logits[chosen], recipe.distillation_temperature)
+    return recipe.distillation_weight * teacher_loss + (1 - recipe.distillation_weight) * label_loss
 
 
-def augmented(recipe: Recipe, pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """The batch, uint8 [N,1,28,28], as the recipe shows it to the network."""
+def augment(recipe: Recipe, pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Applies the recipe's data augmentation to a batch, uint8 [N,1,28,28]."""
     if recipe.flip:
         pixels = augmentation.flip(pixels, generator)
-    if recipe.shift:
-        pixels = augmentation.shift(pixels, generator, recipe.shift)
-    if recipe.erase:
-        pixels = augmentation.erase(pixels, generator, recipe.erase)
+    if recipe.shift_pixels:
+        pixels = augmentation.shift(pixels, generator, recipe.shift_pixels)
+    if recipe.erase_probability:
+        pixels = augmentation.erase(pixels, generator, recipe.erase_probability)
     return pixels
 
 
-def precision(recipe: Recipe, device: torch.device) -> torch.dtype:
-    """bfloat16 for a recipe that allows it where the hardware multiplies it natively, else float32."""
+def compute_dtype(recipe: Recipe, device: torch.device) -> torch.dtype:
+    """The dtype of mixed precision: bfloat16 if the recipe allows it and the hardware multiplies it, else float32."""
     if recipe.precision == "float32" or device.type == "mps":
         return torch.float32
     if device.type == "cpu":
@@ -122,5 +123,5 @@ def precision(recipe: Recipe, device: torch.device) -> torch.dtype:
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether this CPU reports AVX-512-BF16 or AMX; without them bfloat16 is emulated, and slower than float32."""
+    """Whether this CPU has AVX-512-BF16 or AMX; others emulate bfloat16, which is slower than float32."""
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

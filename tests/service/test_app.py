@@ -199,7 +199,7 @@ def test_the_schema_is_complete(client: httpx.Client) -> None:
 @pytest.mark.timeout(600)
 def test_all_test_images_get_what_evaluate_computes() -> None:
     from training import data
-    from training.evaluate import all_logits, evaluate
+    from training.metrics import all_logits, evaluate
 
     model = Path("models/model_scratch.pt")
     _, test = data.load()

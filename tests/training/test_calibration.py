@@ -1,13 +1,16 @@
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn import functional
 
-from classifier.checkpoint import TEMPERATURES
-from training.calibration import fit_temperature
+from classifier.checkpoint import TEMPERATURES, load
+from training.calibration import calibrate, fit_temperature
+from training.data import Images
 
 
 def calibrated(n: int = 20_000) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits float32 [N,10], and labels drawn from the very probabilities that they state."""
+    """Logits float32 [N,10], and labels int64 [N] drawn from the probabilities of these logits."""
     generator = torch.Generator().manual_seed(0)
     logits = 2 * torch.randn(n, 10, generator=generator)
     return logits, torch.multinomial(logits.softmax(dim=1), 1, generator=generator).flatten()
@@ -27,21 +30,30 @@ def test_no_other_temperature_has_a_lower_cross_entropy() -> None:
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0], ids=["all-right", "all-wrong"])
-def test_the_temperature_stays_within_what_a_checkpoint_may_hold(sign: float) -> None:
+def test_the_temperature_stays_within_the_range_of_a_checkpoint(sign: float) -> None:
     labels = torch.arange(10).repeat(10)
     temperature = fit_temperature(sign * 50 * functional.one_hot(labels, 10).float(), labels)
     assert TEMPERATURES[0] <= temperature <= TEMPERATURES[1]
 
 
-def test_the_fit_is_reproducible_and_leaves_the_logits_alone() -> None:
+def test_the_fit_is_reproducible_and_leaves_the_logits_unchanged() -> None:
     logits, labels = calibrated(500)
     before = logits.clone()
     assert fit_temperature(logits, labels) == fit_temperature(logits, labels)
     assert torch.equal(logits, before)
 
 
-def test_logits_of_inference_mode_are_taken() -> None:
+def test_logits_computed_in_inference_mode_are_accepted() -> None:
     logits, labels = calibrated(500)
     with torch.inference_mode():
         copied = logits.clone()
     assert fit_temperature(copied, labels) == fit_temperature(logits, labels)
+
+
+def test_calibration_lowers_the_temperature_of_a_network_that_is_always_right(
+    tiny_checkpoint: Path, tiny_images: Images
+) -> None:
+    checkpoint = load(tiny_checkpoint)
+    calibrated = calibrate(checkpoint, tiny_images)
+    assert calibrated.calibration["temperature"] < checkpoint.calibration["temperature"] == 1.0
+    assert calibrated.state_dict is checkpoint.state_dict

@@ -5,22 +5,22 @@ import pytest
 import torch
 
 from classifier.networks import ARCHITECTURES
-from training.optimizer import make_optimizer, orthogonal, schedule, set_learning_rate
+from training.optimizer import make_optimizer, orthogonalise, schedule, set_learning_rate
 from training.recipes import FAST, TUTORIAL, Recipe
 
 
-def test_the_triangle_rises_to_one_and_falls_to_nothing() -> None:
-    recipe = replace(FAST, schedule="triangle", warm_up=0.2)
-    shares = [schedule(recipe, percent / 100) for percent in range(101)]
-    assert max(shares) == shares[20] == pytest.approx(1)
-    assert all(before < after for before, after in pairwise(shares[:21]))
-    assert all(before > after for before, after in pairwise(shares[20:]))
-    assert shares[0] == shares[-1] == 0
+def test_the_triangular_schedule_rises_to_1_and_falls_to_0() -> None:
+    recipe = replace(FAST, schedule="triangular", warmup_fraction=0.2)
+    rates = [schedule(recipe, percent / 100) for percent in range(101)]
+    assert max(rates) == rates[20] == pytest.approx(1)
+    assert all(before < after for before, after in pairwise(rates[:21]))
+    assert all(before > after for before, after in pairwise(rates[20:]))
+    assert rates[0] == rates[-1] == 0
 
 
-@pytest.mark.parametrize("warm_up", [0.0, 0.2, 0.9])
-def test_the_middle_of_every_step_has_a_rate(warm_up: float) -> None:
-    recipe = replace(FAST, schedule="triangle", warm_up=warm_up)
+@pytest.mark.parametrize("warmup_fraction", [0.0, 0.2, 0.9])
+def test_the_learning_rate_of_every_step_is_positive(warmup_fraction: float) -> None:
+    recipe = replace(FAST, schedule="triangular", warmup_fraction=warmup_fraction)
     assert all(0 < schedule(recipe, (step + 0.5) / steps) <= 1 for steps in (1, 2, 3) for step in range(steps))
 
 
@@ -28,8 +28,8 @@ def test_a_constant_schedule_is_constant() -> None:
     assert {schedule(TUTORIAL, percent / 100) for percent in range(101)} == {1.0}
 
 
-def test_every_weight_gets_the_rate_of_its_step(tiny_recipe: Recipe) -> None:
-    recipe = replace(tiny_recipe, schedule="triangle", warm_up=0.5, learning_rate=0.4)
+def test_every_parameter_group_gets_the_scheduled_rate(tiny_recipe: Recipe) -> None:
+    recipe = replace(tiny_recipe, schedule="triangular", warmup_fraction=0.5, learning_rate=0.4)
     optimizer = make_optimizer(recipe, ARCHITECTURES[recipe.architecture](**recipe.arguments))
     for progress, rate in ((0.25, 0.2), (0.5, 0.4), (0.75, 0.2)):
         set_learning_rate(recipe, optimizer, progress)
@@ -37,10 +37,10 @@ def test_every_weight_gets_the_rate_of_its_step(tiny_recipe: Recipe) -> None:
 
 
 @pytest.mark.parametrize("shape", [(8, 27), (27, 8)])
-def test_what_is_made_orthogonal_has_singular_values_near_one(shape: tuple[int, int]) -> None:
+def test_an_orthogonalised_matrix_has_singular_values_near_1(shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
     matrix = torch.randn(shape)
-    found = orthogonal(matrix)
+    found = orthogonalise(matrix)
     assert found.shape == matrix.shape
     values = torch.linalg.svdvals(found)
     assert 0.3 < values.min() <= values.max() < 1.3
@@ -48,7 +48,7 @@ def test_what_is_made_orthogonal_has_singular_values_near_one(shape: tuple[int, 
     assert torch.cosine_similarity(found.flatten(), (left @ right).flatten(), dim=0) > 0.95
 
 
-def test_muon_is_sgd_but_for_filters(tiny_recipe: Recipe) -> None:
+def test_muon_is_sgd_except_for_convolution_filters(tiny_recipe: Recipe) -> None:
     networks = [ARCHITECTURES[tiny_recipe.architecture](**tiny_recipe.arguments) for _ in range(2)]
     networks[1].load_state_dict(networks[0].state_dict())
     recipes = [
@@ -68,10 +68,10 @@ def test_muon_is_sgd_but_for_filters(tiny_recipe: Recipe) -> None:
         assert torch.allclose(sgd, muon, atol=1e-6) != filters, name
 
 
-def test_weight_decay_spares_biases_and_normalisation(tiny_recipe: Recipe) -> None:
+def test_weight_decay_excludes_biases_and_normalisation(tiny_recipe: Recipe) -> None:
     network = ARCHITECTURES[tiny_recipe.architecture](**tiny_recipe.arguments)
     optimizer = make_optimizer(replace(tiny_recipe, weight_decay=0.1), network)
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    assert decay.keys() == {id(parameter) for parameter in learned}  # none of the fixed filters
+    assert decay.keys() == {id(parameter) for parameter in learned}  # without the whitening filters, which are fixed
     assert all((decay[id(parameter)] > 0) == (parameter.ndim > 1) for parameter in learned)

@@ -21,7 +21,7 @@ def pictures(tmp_path: Path, tiny_images: Images) -> list[Path]:
     return paths
 
 
-def test_several_files_are_answered_in_order(
+def test_several_files_are_predicted_in_order(
     pictures: list[Path], tiny_checkpoint: Path, tiny_images: Images, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert predict.main([*map(str, pictures), "--checkpoint", str(tiny_checkpoint), "--device", "cpu"]) == 0
@@ -33,12 +33,12 @@ def test_several_files_are_answered_in_order(
     ]
     assert json.loads(output.out.splitlines()[-1]) == {"predictions": expected}
     assert output.err == ""
-    for path, answer in zip(pictures, expected, strict=True):
-        assert f"{path}: {answer['class']} ({answer['confidence']:.1%})" in output.out
+    for path, prediction in zip(pictures, expected, strict=True):
+        assert f"{path}: {prediction['class']} ({prediction['confidence']:.1%})" in output.out
     assert all(output.out.count(name) >= len(pictures) for name in CLASSES)
 
 
-def test_a_bad_file_among_good_ones_is_one_sentence_and_the_others_are_answered(
+def test_a_bad_file_is_one_sentence_and_the_others_are_predicted(
     pictures: list[Path], tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bad = {name: tmp_path / name for name in ("text.txt", "missing.png", "folder", "half.png", "large.bmp", "empty")}
@@ -79,7 +79,7 @@ def test_a_missing_checkpoint_is_one_sentence(
     assert output.err == "error: no.pt does not exist: train it with `python -m training.run`.\n"
 
 
-def test_the_command_answers_as_a_module(pictures: list[Path], tutorial_state_dict: Path) -> None:
+def test_the_command_runs_as_a_module(pictures: list[Path], tutorial_state_dict: Path) -> None:
     command = [sys.executable, "-m", "training.predict", str(pictures[0]), "--checkpoint", str(tutorial_state_dict)]
     process = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
     assert (process.returncode, process.stderr) == (0, "")
@@ -88,7 +88,7 @@ def test_the_command_answers_as_a_module(pictures: list[Path], tutorial_state_di
     assert sum(prediction["probabilities"].values()) == pytest.approx(1, abs=1e-6)
 
 
-def test_the_picture_is_drawn_two_rows_a_line() -> None:
+def test_a_line_of_text_shows_two_rows_of_pixels() -> None:
     pixels = np.arange(28 * 28).reshape(28, 28).astype(np.uint8)
     text = predict.half_blocks(pixels)
     assert text.plain == ("▀" * 28 + "\n") * 14

@@ -10,13 +10,13 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from classifier.checkpoint import Checkpoint
+from classifier.checkpoint import Checkpoint, load, save
 from classifier.classifier import Classifier
 from classifier.networks import CLASSES
 from training import report
 from training.command import TrainingError
 from training.data import Images
-from training.evaluate import Evaluation, evaluate
+from training.metrics import Evaluation, evaluate
 
 HISTORY = [
     {"training_loss": 1.0 / epoch, "validation_loss": 1.2 / epoch, "validation_accuracy": 1 - 0.5 / epoch}
@@ -25,14 +25,14 @@ HISTORY = [
 
 
 def texts(figure: Figure) -> set[str]:
-    """All words on a figure, once it is drawn."""
+    """All texts of a figure after it is drawn."""
     figure.canvas.draw()
     return {text.get_text() for text in figure.findobj(match=lambda artist: hasattr(artist, "get_text"))}  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")
 def evaluated(tiny_checkpoint: Path, tiny_images: Images) -> tuple[Checkpoint, Evaluation, Images]:
-    """A checkpoint, what it is worth on images of which a tenth is labelled wrongly, and those."""
+    """A checkpoint and its evaluation on images, a tenth of them labelled wrongly."""
     labels = tiny_images.labels.clone()
     labels[::10] = (labels[::10] + 1) % 10
     images = Images(tiny_images.pixels, labels)
@@ -59,9 +59,7 @@ def test_a_report_is_one_page_with_its_figures_beside_it(
     assert all(word in page for word in words)
 
 
-def test_a_page_does_not_take_a_checkpoints_words_for_its_own(
-    tmp_path: Path, evaluated: tuple[Checkpoint, Evaluation, Images]
-) -> None:
+def test_texts_of_a_checkpoint_are_escaped(tmp_path: Path, evaluated: tuple[Checkpoint, Evaluation, Images]) -> None:
     checkpoint, evaluation, images = evaluated
     hostile = replace(checkpoint, training={"recipe": "x", "settings": {"<script>": "<img src=//a.example>"}})
     report.write(tmp_path, hostile, evaluation, images, sample=images)
@@ -71,26 +69,39 @@ def test_a_page_does_not_take_a_checkpoints_words_for_its_own(
     assert not (tmp_path / "curves.png").exists()
 
 
-def test_the_surest_mistakes_come_first(evaluated: tuple[Checkpoint, Evaluation, Images]) -> None:
+def test_recipe_settings_of_an_old_checkpoint_have_their_new_names(
+    tmp_path: Path, evaluated: tuple[Checkpoint, Evaluation, Images]
+) -> None:
+    checkpoint, evaluation, images = evaluated
+    settings = {"taught": 0.9, "kept": "lowest loss", "arguments": {"views": 6}}
+    save(replace(checkpoint, training={"recipe": "old", "settings": settings}), tmp_path / "old.pt")
+    report.write(tmp_path, load(tmp_path / "old.pt"), evaluation, images, sample=images)
+    rows = dict(re.findall(r"<tr><th>(\w+)</th><td>(.*)</td></tr>", (tmp_path / "report.html").read_text()))
+    assert (rows["distillation_weight"], rows["keep"]) == ("0.9", "best")
+    assert "tta_views" in rows["arguments"]
+    assert not {"taught", "kept"} & rows.keys()
+
+
+def test_mistakes_are_sorted_by_confidence(evaluated: tuple[Checkpoint, Evaluation, Images]) -> None:
     _, evaluation, images = evaluated
-    titles = [axes.get_title() for axes in report.mistakes(evaluation, images).axes if axes.images]
-    assert len(titles) == min(report.MISTAKES, int((~evaluation.right).sum())) == report.MISTAKES
-    sure = [int(re.search(r"(\d+)%", title)[1]) for title in titles]  # type: ignore[index]
-    assert sure == sorted(sure, reverse=True)
+    titles = [axes.get_title() for axes in report.mistake_grid(evaluation, images).axes if axes.images]
+    assert len(titles) == min(report.MISTAKES, int((~evaluation.correct).sum())) == report.MISTAKES
+    confidences = [int(re.search(r"(\d+)%", title)[1]) for title in titles]  # type: ignore[index]
+    assert confidences == sorted(confidences, reverse=True)
     assert all(re.fullmatch(r"(.+) \d+%\nlabel (.+)", title)[1] not in title.partition("\n")[2] for title in titles)  # type: ignore[index]
 
 
 def test_a_classifier_without_mistakes_has_a_report(tmp_path: Path, tiny_checkpoint: Path, tiny_images: Images) -> None:
     classifier = Classifier.load(tiny_checkpoint, "cpu")
     evaluation = evaluate(classifier, tiny_images)
-    right = tiny_images[evaluation.right.nonzero().flatten()]
-    report.write(tmp_path, classifier.checkpoint, evaluate(classifier, right), right, sample=right)
+    correct = tiny_images[evaluation.correct.nonzero().flatten()]
+    report.write(tmp_path, classifier.checkpoint, evaluate(classifier, correct), correct, sample=correct)
     assert (tmp_path / "report.html").is_file()
 
 
 @pytest.mark.parametrize("n", [1, 10, 13])
-def test_the_sample_grid_shows_each_image_with_its_label(n: int, tiny_images: Images) -> None:
-    figure = report.samples(tiny_images[:n])
+def test_the_sample_grid_has_each_image_with_its_label(n: int, tiny_images: Images) -> None:
+    figure = report.sample_grid(tiny_images[:n])
     shown = [axes for axes in figure.axes if axes.images]
     assert [axes.get_title() for axes in shown] == [CLASSES[label] for label in tiny_images.labels[:n]]
     for axes, pixels in zip(shown, tiny_images.pixels, strict=False):
@@ -98,16 +109,16 @@ def test_the_sample_grid_shows_each_image_with_its_label(n: int, tiny_images: Im
 
 
 @pytest.mark.parametrize("epochs", [1, 3])
-def test_the_curves_show_every_epoch(epochs: int) -> None:
-    loss, accuracy = report.curves(HISTORY[:epochs]).axes
+def test_the_learning_curves_have_every_epoch(epochs: int) -> None:
+    loss, accuracy = report.learning_curves(HISTORY[:epochs]).axes
     assert [len(line.get_xdata()) for line in (*loss.lines, *accuracy.lines)] == [epochs] * 3  # type: ignore[arg-type]
     assert list(accuracy.lines[0].get_ydata()) == [100 * epoch["validation_accuracy"] for epoch in HISTORY[:epochs]]  # type: ignore[arg-type]
 
 
-def test_the_confusion_matrix_states_counts_and_classes() -> None:
+def test_the_confusion_matrix_has_counts_and_classes() -> None:
     matrix = torch.zeros(10, 10, dtype=torch.int64)
     matrix[0, 6], matrix[9, 9] = 1_234, 57
-    words = texts(report.confusion(matrix))
+    words = texts(report.confusion_figure(matrix))
     assert {"1,234", "57", *CLASSES} <= words
     assert "0" not in words
 

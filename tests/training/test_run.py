@@ -15,6 +15,7 @@ import torch
 from classifier.checkpoint import load
 from classifier.classifier import Classifier
 from training import run
+from training.provenance import commit
 from training.recipes import FAST
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +25,7 @@ KEYS = "recipe seed device epochs seconds parameters validation_loss test_loss t
 
 @contextmanager
 def running(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
-    """The command in a process of its own, which takes Ctrl-C even where this one was started in the background."""
+    """The command in its own process, which handles SIGINT even where the tests ignore it, as in the background."""
     process = subprocess.Popen(
         [sys.executable, "-m", "training.run", *map(str, arguments)],
         cwd=ROOT,
@@ -41,7 +42,7 @@ def running(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def interrupt(process: subprocess.Popen[str], beginning: str) -> tuple[str, str]:
-    """Presses Ctrl-C when a line begins so; what follows on standard output, and standard error."""
+    """Sends SIGINT when a line starts with `beginning`; the output after it, and standard error."""
     assert process.stdout
     next(line for line in process.stdout if line.startswith(beginning))
     process.send_signal(signal.SIGINT)
@@ -94,7 +95,7 @@ def test_a_wrong_argument_is_one_sentence_and_exit_code_2(
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_what_stops_a_run_is_one_sentence_and_exit_code_1(
+def test_a_run_that_cannot_start_is_one_sentence_and_exit_code_1(
     arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
@@ -109,10 +110,11 @@ def test_what_stops_a_run_is_one_sentence_and_exit_code_1(
     assert Path(os.devnull).is_char_device()
 
 
-def test_arguments_take_the_place_of_the_recipes_knobs() -> None:
+def test_arguments_override_the_recipe() -> None:
     options = run.parse(["--epochs", "3", "--batch-size", "7", "--lr", "0.5"])
     recipe = run.customise(FAST, options)
     assert (recipe.epochs, recipe.batch_size, recipe.learning_rate) == (3, 7, 0.5)
+    assert recipe.muon_learning_rate / FAST.muon_learning_rate == pytest.approx(0.5 / FAST.learning_rate)
     assert run.customise(FAST, run.parse([])) == FAST
 
 
@@ -123,7 +125,7 @@ def test_without_arguments_the_recipe_is_fast_and_the_seed_0() -> None:
 
 
 def test_the_commit_is_a_hash_or_unknown() -> None:
-    assert re.fullmatch(r"[0-9a-f]{40,64}|unknown", run.commit())
+    assert re.fullmatch(r"[0-9a-f]{40,64}|unknown", commit())
 
 
 def finished(*arguments: str | Path) -> tuple[int, str, str]:
@@ -133,9 +135,9 @@ def finished(*arguments: str | Path) -> tuple[int, str, str]:
 
 
 @pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder in which a run left its checkpoint and its report, and what it printed."""
-    folder = tmp_path_factory.mktemp("story")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder with the checkpoint and the report of a run, and what it printed."""
+    folder = tmp_path_factory.mktemp("run")
     arguments = ("--epochs", "1", "--seed", "7", "--output", folder / "models/model.pt", "--report", folder / "report")
     code, text, errors = finished(*QUICK, *arguments)
     assert (code, errors) == (0, "")
@@ -143,8 +145,8 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 @pytest.mark.data
-def test_the_whole_story_ends_with_a_checkpoint_a_report_and_a_line_of_json(story: tuple[Path, str]) -> None:
-    folder, text = story
+def test_a_run_ends_with_a_checkpoint_a_report_and_a_line_of_json(finished_run: tuple[Path, str]) -> None:
+    folder, text = finished_run
     output = folder / "models/model.pt"
     result: dict[str, Any] = json.loads(text.splitlines()[-1])
     assert set(KEYS.split()) <= result.keys()
@@ -166,10 +168,10 @@ def test_the_whole_story_ends_with_a_checkpoint_a_report_and_a_line_of_json(stor
 
 
 @pytest.mark.data
-def test_equal_seeds_give_equal_checkpoints(tmp_path: Path, story: tuple[Path, str]) -> None:
+def test_equal_seeds_give_equal_checkpoints(tmp_path: Path, finished_run: tuple[Path, str]) -> None:
     code, _, _ = finished(*QUICK, "--epochs", "1", "--seed", "7", "--output", tmp_path / "again.pt")
     assert code == 0
-    first, again = load(story[0] / "models/model.pt"), load(tmp_path / "again.pt")
+    first, again = load(finished_run[0] / "models/model.pt"), load(tmp_path / "again.pt")
     assert first.calibration == again.calibration
     assert all(torch.equal(tensor, again.state_dict[name]) for name, tensor in first.state_dict.items())
 
@@ -187,7 +189,7 @@ def test_ctrl_c_after_an_epoch_leaves_its_checkpoint_and_exit_code_130(tmp_path:
 
 
 @pytest.mark.data
-def test_ctrl_c_before_the_first_epoch_ends_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+def test_ctrl_c_in_the_first_epoch_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     output = tmp_path / "model.pt"
     output.write_bytes(b"old")
     with running("--recipe", "tutorial", "--device", "cpu", "--output", output) as process:
@@ -199,7 +201,7 @@ def test_ctrl_c_before_the_first_epoch_ends_leaves_the_old_checkpoint(tmp_path: 
 
 
 @pytest.mark.data
-def test_a_run_that_diverges_is_one_sentence_and_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+def test_a_diverging_run_is_one_sentence_and_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     output = tmp_path / "model.pt"
     output.write_bytes(b"old")
     code, _, errors = finished(*QUICK, "--lr", "1e30", "--output", output)
@@ -220,14 +222,12 @@ def test_the_default_recipe_learns_in_one_epoch(tmp_path: Path) -> None:
 
 @pytest.mark.data
 @pytest.mark.timeout(600)
-def test_a_network_learns_from_a_teacher_and_its_checkpoint_says_from_which(
-    tmp_path: Path, tiny_checkpoint: Path
-) -> None:
+def test_knowledge_distillation_names_the_teacher_in_the_checkpoint(tmp_path: Path, tiny_checkpoint: Path) -> None:
     output = tmp_path / "model.pt"
     code, text, _ = finished(
         "--recipe", "shipped", "--epochs", "1", "--teacher", tiny_checkpoint, "--output", output
     )  # fmt: skip
     assert code == 0
     teacher = load(tiny_checkpoint).model
-    assert f"Asking {teacher}, the teacher" in text
+    assert f"Knowledge distillation: computing the logits of the teacher, {teacher}." in text
     assert load(output).training["settings"]["teacher"] == teacher

@@ -14,8 +14,8 @@ CHOSEN = torch.tensor([3, 8, 5, 1])
 WEIGHTS = torch.tensor([0.5, 0.25, 0.5, 0.25])
 
 
-class Replayed:
-    """Stands for a CUDA graph where there is no GPU: does anew what was recorded, with what lies there to be read."""
+class FakeGraph:
+    """Replaces a CUDA graph where there is no GPU: `replay` runs the step on the graph's input tensors."""
 
     def __init__(self, step: Step, batch_size: int) -> None:
         self.step = step
@@ -27,10 +27,10 @@ class Replayed:
 
 @pytest.fixture
 def plain() -> Recipe:
-    """Our optimiser and the tutorial's network, whose answer to an image does not depend on the others of its batch."""
+    """Muon and the tutorial's network, whose logits for an image do not depend on the rest of the batch."""
     arguments = {"sigmoid": False}
     return replace(
-        FAST, architecture="Net", arguments=arguments, batch_size=6, flip=False, shift=0, precision="float32"
+        FAST, architecture="Net", arguments=arguments, batch_size=6, flip=False, shift_pixels=0, precision="float32"
     )
 
 
@@ -43,58 +43,58 @@ def make_step(recipe: Recipe, images: Images) -> Step:
     return Step(recipe, network, images, optimizer, torch.zeros(len(images), device=device))
 
 
-def learned(step: Step) -> Tensor:
+def parameters(step: Step) -> Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in step.network.parameters()])
 
 
-def test_a_step_changes_the_weights_and_tells_each_images_loss(tiny_images: Images, plain: Recipe) -> None:
+def test_a_step_changes_the_weights_and_stores_the_loss_of_each_image(tiny_images: Images, plain: Recipe) -> None:
     step = make_step(plain, tiny_images)
-    before = learned(step)
+    before = parameters(step)
     loss = step(CHOSEN, WEIGHTS)
-    assert not torch.equal(learned(step), before)
+    assert not torch.equal(parameters(step), before)
     assert set(step.losses.nonzero().flatten().tolist()) == set(CHOSEN.tolist())
     torch.testing.assert_close(loss, (step.losses[CHOSEN] * WEIGHTS).sum())
 
 
-def test_what_fills_a_batch_up_counts_nothing(tiny_images: Images, plain: Recipe) -> None:
-    filled, short = make_step(plain, tiny_images), make_step(plain, tiny_images)
-    filled.graph = Replayed(filled, plain.batch_size)  # type: ignore[assignment]
+def test_padding_of_a_batch_does_not_change_the_weights(tiny_images: Images, plain: Recipe) -> None:
+    padded, short = make_step(plain, tiny_images), make_step(plain, tiny_images)
+    padded.graph = FakeGraph(padded, plain.batch_size)  # type: ignore[assignment]
     for _ in range(3):
-        torch.testing.assert_close(filled(CHOSEN, WEIGHTS), short(CHOSEN, WEIGHTS))
-    assert len(filled.chosen) == plain.batch_size
-    torch.testing.assert_close(learned(filled), learned(short))
-    torch.testing.assert_close(filled.losses, short.losses)
+        torch.testing.assert_close(padded(CHOSEN, WEIGHTS), short(CHOSEN, WEIGHTS))
+    assert len(padded.chosen) == plain.batch_size
+    torch.testing.assert_close(parameters(padded), parameters(short))
+    torch.testing.assert_close(padded.losses, short.losses)
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])
-def test_a_batch_that_cannot_be_filled_up_is_not_replayed(count: int, tiny_images: Images, plain: Recipe) -> None:
+def test_a_batch_that_cannot_be_padded_is_not_replayed(count: int, tiny_images: Images, plain: Recipe) -> None:
     step, other = make_step(plain, tiny_images), make_step(plain, tiny_images)
-    step.graph = Replayed(step, plain.batch_size)  # type: ignore[assignment]
+    step.graph = FakeGraph(step, plain.batch_size)  # type: ignore[assignment]
     chosen, weights = torch.arange(count), torch.full((count,), 1 / count)
     assert torch.equal(step(chosen, weights), other(chosen, weights))
 
 
-def test_a_rate_may_lie_on_the_device(tiny_images: Images, plain: Recipe) -> None:
+def test_the_learning_rate_may_be_a_tensor_on_the_device(tiny_images: Images, plain: Recipe) -> None:
     number, tensor = make_step(plain, tiny_images), make_step(plain, tiny_images)
     for group in tensor.optimizer.param_groups:
         group["lr"] = torch.tensor(group["lr"])
     for _ in range(3):
         torch.testing.assert_close(tensor(CHOSEN, WEIGHTS), number(CHOSEN, WEIGHTS))
-    torch.testing.assert_close(learned(tensor), learned(number))
+    torch.testing.assert_close(parameters(tensor), parameters(number))
 
 
-def test_nothing_is_recorded_without_an_nvidia_gpu(tiny_images: Images, plain: Recipe) -> None:
+def test_nothing_is_captured_without_an_nvidia_gpu(tiny_images: Images, plain: Recipe) -> None:
     step = make_step(plain, tiny_images)
-    assert not step.record()
+    assert not step.capture()
     assert step.graph is None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-def test_a_recorded_step_does_what_one_does_that_is_not(tiny_images: Images, plain: Recipe) -> None:
+def test_a_captured_step_trains_like_one_that_is_not(tiny_images: Images, plain: Recipe) -> None:
     images = tiny_images.to(torch.device("cuda"))
-    recorded, other = make_step(plain, images), make_step(plain, images)
-    assert recorded.record()
-    set_learning_rate(replace(plain, schedule="constant"), recorded.optimizer, 0.0)
+    captured, other = make_step(plain, images), make_step(plain, images)
+    assert captured.capture()
+    set_learning_rate(replace(plain, schedule="constant"), captured.optimizer, 0.0)
     for _ in range(3):
-        found, expected = (step(CHOSEN.cuda(), WEIGHTS.cuda()).item() for step in (recorded, other))
+        found, expected = (step(CHOSEN.cuda(), WEIGHTS.cuda()).item() for step in (captured, other))
         assert found == pytest.approx(expected, rel=0.02)
