@@ -1,7 +1,5 @@
 """A loaded checkpoint on a device: pixels -> probabilities, and all else that an answer says."""
 
-from collections.abc import Callable
-from contextlib import suppress
 from math import exp, isfinite, isnan
 from pathlib import Path
 from typing import Annotated, TypedDict
@@ -11,7 +9,7 @@ import torch
 
 from classifier.checkpoint import Checkpoint, CheckpointError, build, load
 from classifier.networks import CLASSES, SIDE, Logits, Pixels
-from classifier.runtime import CannotCompile, compile_network
+from classifier.runtime import choose_runtime
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -75,10 +73,7 @@ class Classifier:
         self.network = build(checkpoint).to(device)
         self.model = checkpoint.model
         self.temperature = checkpoint.calibration["temperature"]
-        self._run: Callable[[Pixels], Logits] = self._run_by_pytorch
-        if device.type == "cpu":
-            with suppress(CannotCompile):
-                self._run = compile_network(self.network, torch.get_num_threads())
+        self.runtime, self._run = choose_runtime(self.network, device)
 
     @classmethod
     def load(cls, path: Path, device: str = "auto", pinned: str | None = None) -> "Classifier":
@@ -120,8 +115,3 @@ class Classifier:
         for row in self.logits(extremes).tolist():
             if not all(map(isfinite, self.probabilities(row))):
                 raise CheckpointError(f"{name} holds weights that give no probabilities on {self.device.type}.")
-
-    def _run_by_pytorch(self, pixels: Pixels) -> Logits:
-        with torch.inference_mode():
-            logits: Logits = self.network(torch.from_numpy(pixels).to(self.device)).float().cpu().numpy()
-        return logits

@@ -65,7 +65,10 @@ class Net(nn.Module):
         x = self.pool(self.conv2(x))  # (N, 10, 4, 4)
         x = functional.relu(self.ff1(x.flatten(1)))  # (N, 56)
         logits: Tensor = self.ff2(x)
-        return logits.sigmoid() if self.sigmoid else logits
+        if self.sigmoid and self.training:
+            return logits.sigmoid()
+        # Equal logits tie. ONNX Runtime approximates sigmoid, so that saturated ones differ in the last bit.
+        return 1 / (1 + (-logits).exp()) if self.sigmoid else logits
 
 
 class ConvNet(nn.Module):

@@ -1,4 +1,5 @@
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ from torch import Tensor, nn
 from classifier.checkpoint import build, load
 from classifier.classifier import Classifier
 from classifier.networks import SIDE, ConvNet, Logits, Net, Pixels
-from classifier.runtime import CannotCompile, compile_network
+from classifier.runtime import choose_runtime, on_onnxruntime, on_pytorch
 from training import data
 
+CPU = torch.device("cpu")
 SHIPPED = Path(__file__).parents[2] / "models/model_scratch.pt"
 
 
@@ -19,10 +21,8 @@ def random_pixels(count: int) -> Pixels:
     return np.random.default_rng(1).integers(256, size=(count, 1, SIDE, SIDE), dtype=np.uint8)
 
 
-def by_pytorch(network: nn.Module, pixels: Pixels) -> Logits:
-    with torch.inference_mode():
-        logits: Logits = network(torch.from_numpy(pixels)).numpy()
-    return logits
+def by_pytorch(pixels: Pixels, network: nn.Module) -> Logits:
+    return on_pytorch(network, CPU)(pixels)
 
 
 def scrambled(network: nn.Module) -> nn.Module:
@@ -51,11 +51,13 @@ NETWORKS = [
     "network", NETWORKS, ids=["tutorial", "tutorial-logits", "ours", "narrow", "two views", "six views", "fine"]
 )
 @pytest.mark.parametrize("threads", [1, 2])
-def test_the_compiled_network_computes_what_the_network_does(network: nn.Module, threads: int) -> None:
-    run = compile_network(scrambled(network), threads)
+def test_onnx_runtime_computes_the_same_logits_as_pytorch(network: nn.Module, threads: int) -> None:
+    torch.set_num_threads(threads)
+    run = on_onnxruntime(scrambled(network))
+    torch.set_num_threads(1)
     for count in (0, 1, 2, 33):
         pixels = random_pixels(count)
-        np.testing.assert_allclose(run(pixels), by_pytorch(network, pixels), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(run(pixels), by_pytorch(pixels, network), rtol=1e-4, atol=1e-4)
 
 
 def test_saturated_sigmoids_tie_as_they_do_in_pytorch() -> None:
@@ -63,41 +65,60 @@ def test_saturated_sigmoids_tie_as_they_do_in_pytorch() -> None:
     network = Net().eval()
     network.ff2.weight.data *= 1_000
     pixels = random_pixels(2_000)
-    ours, theirs = compile_network(network, 1)(pixels), by_pytorch(network, pixels)
+    ours, theirs = on_onnxruntime(network)(pixels), by_pytorch(pixels, network)
     second, first = np.sort(theirs)[:, -2:].T
     assert (first == second).mean() > 0.2
     assert np.array_equal(ours.argmax(axis=1), theirs.argmax(axis=1))
 
 
-def test_what_is_not_translated_is_left_to_pytorch() -> None:
-    with pytest.raises(CannotCompile, match=r"^features\.2\.3 has no translation to ONNX\.$"):
-        compile_network(with_layer(3, nn.Mish()), 1)
+class Network(nn.Module):
+    """The first ten pixels, changed by `change`."""
+
+    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.change = change
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.change(pixels.float().flatten(1)[:, :10])
 
 
-def test_what_is_translated_wrongly_is_left_to_pytorch() -> None:
-    around = nn.Conv2d(18, 32, kernel_size=3, padding=1, padding_mode="circular", bias=False)
-    with pytest.raises(CannotCompile, match="disagree"):
-        compile_network(with_layer(0, around), 1)
-
-
-def with_layer(index: int, layer: nn.Module) -> nn.Module:
-    network = ConvNet()
-    network.features[2].register_module(str(index), layer)
-    return network.eval()
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (torch.special.bessel_j0, "Exporting the operator 'aten::special_bessel_j0'"),
+        (lambda x: x * len(x), "ONNX Runtime and PyTorch compute different logits."),
+        (lambda x: x if x.mean() > 0 else -x, "ONNX Runtime and PyTorch compute different logits."),
+        (lambda x: x + torch.ones(len(x), 10), "[ONNXRuntimeError]"),
+    ],
+    ids=["unknown operator", "size of the batch", "branch on the pixels", "fixed shape"],
+)
+def test_what_onnx_runtime_cannot_run_is_run_by_pytorch_and_logged(
+    change: Callable[[Tensor], Tensor], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = Network(change).eval()
+    name, run = choose_runtime(network, CPU)
+    assert name == "pytorch"
+    assert np.array_equal(run(random_pixels(2)), by_pytorch(random_pixels(2), network))
+    [record] = caplog.records
+    assert (record.name, record.levelname) == ("classifier.runtime", "WARNING")
+    assert reason in record.getMessage()
+    assert "\n" not in record.getMessage()
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
-def test_without_its_packages_pytorch_answers(
-    package: str, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+def test_without_its_packages_pytorch_predicts(
+    package: str, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    compiled = Classifier.load(tiny_checkpoint, "cpu")
+    fast = Classifier.load(tiny_checkpoint, "cpu")
+    assert fast.runtime == "onnxruntime"
+    assert not caplog.records
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(CannotCompile, match=f"^{package} is not installed"):
-        compile_network(ConvNet().eval(), 1)
-    plain = Classifier.load(tiny_checkpoint, "cpu")
+    slow = Classifier.load(tiny_checkpoint, "cpu")
+    assert slow.runtime == "pytorch"
+    assert package in caplog.text
     pixels = random_pixels(50)
-    np.testing.assert_allclose(compiled.logits(pixels), plain.logits(pixels), atol=1e-4)
-    assert not np.array_equal(compiled.logits(pixels), plain.logits(pixels))  # in the last bits
+    np.testing.assert_allclose(fast.logits(pixels), slow.logits(pixels), atol=1e-4)
+    assert not np.array_equal(fast.logits(pixels), slow.logits(pixels))  # in the last bits
 
 
 @pytest.mark.data
@@ -105,6 +126,6 @@ def test_all_test_images_get_the_class_that_pytorch_gives_them() -> None:
     _, test = data.load()
     network, classifier = build(load(SHIPPED)), Classifier.load(SHIPPED, "cpu")
     for batch in test.batches(1_000):
-        found, expected = classifier.logits(batch.array()), by_pytorch(network, batch.array())
+        found, expected = classifier.logits(batch.array()), by_pytorch(batch.array(), network)
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
         assert np.array_equal(found.argmax(axis=1), expected.argmax(axis=1))
