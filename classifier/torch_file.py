@@ -1,4 +1,4 @@
-"""A file of `torch.save`: written whole or not at all, and read without running anything in it."""
+"""Files of `torch.save`: written atomically, and read without executing anything in them."""
 
 import hashlib
 import io
@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-ZIP_SIGNATURE = b"PK\x03\x04"  # without it torch.load would read its old format, which has no checksums
-MAX_BYTES = 2**30  # 1 GiB: larger than any network that makes sense here
-# What torch.load and the zip reader raise on bytes that are not what they should be.
+ZIP_SIGNATURE = b"PK\x03\x04"  # torch.load reads files without it in its old format, which has no checksums
+MAX_BYTES = 2**30  # 1 GiB, far above the largest network of any recipe
+# Exceptions that torch.load and zipfile raise on malformed bytes.
 MALFORMED = (
     ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError, OSError,
     RuntimeError, TypeError, ValueError, pickle.UnpicklingError, struct.error, zipfile.BadZipFile,
@@ -24,17 +24,17 @@ MALFORMED = (
 class CheckpointError(Exception):
     """A checkpoint cannot be read or written.
 
-    One sentence for clients: the file's name (never its path), what was found, what was expected.
+    The message is one sentence for clients: the file's name (never its path), what was found, what was expected.
     """
 
 
-def write(found: dict[str, Any], path: Path) -> str:
+def write(values: dict[str, Any], path: Path) -> str:
     """Writes `path` atomically (temporary name, fsync, replace) and returns the SHA-256 of the file.
 
-    Raises CheckpointError; whatever stood at `path` is then unharmed.
+    Raises CheckpointError; an old file at `path` then stays as it was.
     """
     buffer = io.BytesIO()
-    torch.save(found, buffer)
+    torch.save(values, buffer)
     content = buffer.getvalue()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -45,10 +45,10 @@ def write(found: dict[str, Any], path: Path) -> str:
         os.replace(temporary, path)
     except OSError as error:
         raise CheckpointError(f"{path.name} could not be written: {error.strerror}.") from error
-    finally:  # Ctrl-C, too, leaves nothing half-written
+    finally:  # also after Ctrl-C
         with suppress(OSError):
             temporary.unlink()
-    with suppress(OSError):  # where folders can be synced, the new name itself survives a power cut
+    with suppress(OSError):  # makes the rename survive a power cut; not every file system can sync a folder
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
@@ -56,7 +56,10 @@ def write(found: dict[str, Any], path: Path) -> str:
 
 
 def read(path: Path, advice: str = "") -> bytes:
-    """The bytes of a regular file of sensible size; `advice` is for whoever has none. Raises CheckpointError."""
+    """The bytes of the regular file at `path`, at most MAX_BYTES. Raises CheckpointError.
+
+    `advice` is added to the message if there is no such file.
+    """
     try:
         if not path.exists():
             raise CheckpointError(f"{path.name} does not exist{advice}.")
@@ -70,25 +73,36 @@ def read(path: Path, advice: str = "") -> bytes:
 
 
 def unpack(content: bytes, name: str) -> dict[str, Any]:
-    """The dict in the bytes of a checkpoint. The archive is checked first: nothing compressed, every CRC right."""
+    """The dict in the bytes of a file of `torch.save`. Raises CheckpointError.
+
+    PyTorch parses the archive only if no member is compressed and every checksum is right.
+    """
     if not content:
         raise CheckpointError(f"{name} is empty.")
+    check_archive(content, name)
     try:
-        if not content.startswith(ZIP_SIGNATURE) or not zipfile.is_zipfile(io.BytesIO(content)):
-            raise CheckpointError(f"{name} is not a PyTorch checkpoint, or it is cut short: not a zip archive.")
+        found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{name} has more in it than tensors and plain values, or is damaged; nothing in it was run. "
+            "Save model.state_dict() instead of the model."
+        ) from error
+    except MALFORMED as error:
+        raise CheckpointError(f"{name} is a zip archive, but PyTorch cannot read a checkpoint from it.") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{name} has a {type(found).__name__} in it; expected a dict as `training.run` saves it.")
+    return dict(dict.items(found))  # in a subclass of dict, an attribute from the file may hide a method
+
+
+def check_archive(content: bytes, name: str) -> None:
+    """Checks that `content` is an uncompressed zip archive with correct checksums. Raises CheckpointError."""
+    try:
+        if not content.startswith(ZIP_SIGNATURE):
+            raise zipfile.BadZipFile
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
                 raise CheckpointError(f"{name} is a compressed zip archive, not a PyTorch checkpoint.")
             if damaged := archive.testzip():
                 raise CheckpointError(f"{name} is damaged: the checksum of its part {damaged!r} is wrong.")
-        found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{name} holds something else than tensors and plain values, or is damaged; nothing in it was run. "
-            "Save model.state_dict() rather than the model."
-        ) from error
-    except MALFORMED as error:
-        raise CheckpointError(f"{name} is a zip archive, but PyTorch cannot read a checkpoint from it.") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{name} holds a {type(found).__name__}; expected a dict as `training.run` saves it.")
-    return dict(dict.items(found))  # plain: a subclass may hide its methods behind attributes
+    except MALFORMED as error:  # which one depends on Python's version
+        raise CheckpointError(f"{name} is not a PyTorch checkpoint, or it is cut short: not a zip archive.") from error

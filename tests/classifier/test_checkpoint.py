@@ -25,7 +25,7 @@ def checkpoint() -> Checkpoint:
     )
 
 
-def test_what_was_saved_is_loaded(tmp_path: Path, checkpoint: Checkpoint) -> None:
+def test_load_returns_what_save_wrote(tmp_path: Path, checkpoint: Checkpoint) -> None:
     path = tmp_path / "model.pt"
     sha256 = save(checkpoint, path)
     loaded = load(path)
@@ -47,14 +47,16 @@ def test_loading_and_saving_again_changes_no_weight(tmp_path: Path, checkpoint: 
     )
 
 
-def test_a_checkpoint_is_plain_data_for_any_reader(tmp_path: Path, checkpoint: Checkpoint) -> None:
+def test_a_checkpoint_is_a_plain_dict_for_torch_load(tmp_path: Path, checkpoint: Checkpoint) -> None:
     save(checkpoint, tmp_path / "model.pt")
     found = torch.load(tmp_path / "model.pt", weights_only=True)
     assert set(found) == {"format", "architecture", "state_dict", "classes", "calibration", "metrics", "training"}
     assert all(type(found[key]) is dict for key in ("architecture", "state_dict", "calibration", "metrics", "training"))
 
 
-def test_only_the_weights_of_a_view_are_written(tmp_path: Path, checkpoint: Checkpoint) -> None:
+def test_a_tensor_that_is_a_view_is_saved_without_the_rest_of_its_storage(
+    tmp_path: Path, checkpoint: Checkpoint
+) -> None:
     large = torch.zeros(1_000_000)
     for name, tensor in checkpoint.state_dict.items():
         checkpoint.state_dict[name] = large[: tensor.numel()].view(tensor.shape).to(tensor.dtype)
@@ -62,37 +64,37 @@ def test_only_the_weights_of_a_view_are_written(tmp_path: Path, checkpoint: Chec
     assert (tmp_path / "model.pt").stat().st_size < 50_000
 
 
-def test_describe_says_what_it_is_and_what_it_reached(tmp_path: Path, checkpoint: Checkpoint) -> None:
+def test_describe_names_model_architecture_parameters_and_accuracy(tmp_path: Path, checkpoint: Checkpoint) -> None:
     save(checkpoint, tmp_path / "model.pt")
     loaded = load(tmp_path / "model.pt")
     parameters = sum(parameter.numel() for parameter in build(loaded).parameters())
     assert describe(loaded) == f"{loaded.model}, ConvNet, {parameters:,} parameters, 92.51% on the test set"
 
 
-def test_a_built_network_is_ready_to_answer(checkpoint: Checkpoint) -> None:
+def test_build_returns_the_network_with_its_weights_in_evaluation_mode(checkpoint: Checkpoint) -> None:
     network = build(checkpoint)
     assert not network.training
     assert all(torch.equal(tensor, checkpoint.state_dict[name]) for name, tensor in network.state_dict().items())
 
 
-def test_a_state_dict_of_the_tutorial_is_net_with_its_sigmoid(tutorial_state_dict: Path) -> None:
+def test_a_state_dict_of_the_tutorial_loads_as_net_with_sigmoid(tutorial_state_dict: Path) -> None:
     loaded = load(tutorial_state_dict)
     assert (loaded.architecture, loaded.arguments, loaded.recipe) == ("Net", {"sigmoid": True}, "tutorial")
     assert loaded.calibration == {"temperature": 1.0}
     assert loaded.parameters == 11_252
     pixels = torch.zeros(1, 1, 28, 28, dtype=torch.uint8)
-    original = Net()
+    original = Net().eval()
     original.load_state_dict(torch.load(tutorial_state_dict, weights_only=True))
     assert torch.equal(build(loaded)(pixels), original(pixels))
 
 
-def test_a_state_dict_of_another_network_is_not_taken_for_net(tmp_path: Path) -> None:
+def test_a_state_dict_of_another_network_is_refused(tmp_path: Path) -> None:
     torch.save(ConvNet((3, 4)).state_dict(), tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match=r"other\.pt has no valid 'format'.*8 tensors"):
         load(tmp_path / "other.pt")
 
 
-def test_saving_replaces_the_file_and_leaves_no_other(tmp_path: Path, checkpoint: Checkpoint) -> None:
+def test_save_replaces_the_file_and_leaves_no_temporary_file(tmp_path: Path, checkpoint: Checkpoint) -> None:
     path = tmp_path / "model.pt"
     path.write_bytes(b"old")
     save(checkpoint, path)
@@ -100,7 +102,7 @@ def test_saving_replaces_the_file_and_leaves_no_other(tmp_path: Path, checkpoint
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_reader_of_the_old_file_keeps_it(tmp_path: Path, checkpoint: Checkpoint) -> None:
+def test_a_reader_of_the_old_file_can_go_on_reading_it(tmp_path: Path, checkpoint: Checkpoint) -> None:
     path = tmp_path / "model.pt"
     path.write_bytes(b"old")
     with path.open("rb") as reader:
@@ -108,20 +110,20 @@ def test_a_reader_of_the_old_file_keeps_it(tmp_path: Path, checkpoint: Checkpoin
         assert reader.read() == b"old"
 
 
-def test_a_saved_file_has_the_mode_that_the_umask_gives(tmp_path: Path, checkpoint: Checkpoint) -> None:
+def test_a_saved_file_has_the_mode_of_the_umask(tmp_path: Path, checkpoint: Checkpoint) -> None:
     (tmp_path / "ordinary").touch()
     save(checkpoint, tmp_path / "model.pt")
     modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("ordinary", "model.pt")]
     assert modes[0] == modes[1]
 
 
-def test_a_missing_folder_is_one_sentence(tmp_path: Path, checkpoint: Checkpoint) -> None:
+def test_saving_to_a_missing_folder_is_an_error_of_one_sentence(tmp_path: Path, checkpoint: Checkpoint) -> None:
     with pytest.raises(CheckpointError) as caught:
         save(checkpoint, tmp_path / "missing" / "model.pt")
     assert str(caught.value) == "model.pt could not be written: No such file or directory."
 
 
-def test_a_failed_save_leaves_what_was_there_and_nothing_else(tmp_path: Path, checkpoint: Checkpoint) -> None:
+def test_a_failed_save_changes_nothing_and_leaves_no_temporary_file(tmp_path: Path, checkpoint: Checkpoint) -> None:
     path = tmp_path / "model.pt"
     path.mkdir()
     (path / "inside").write_bytes(b"old")
@@ -131,11 +133,11 @@ def test_a_failed_save_leaves_what_was_there_and_nothing_else(tmp_path: Path, ch
     assert (path / "inside").read_bytes() == b"old"
 
 
-def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path, checkpoint: Checkpoint) -> None:
+def test_a_full_disk_leaves_the_old_file_and_no_temporary_file(tmp_path: Path, checkpoint: Checkpoint) -> None:
     path = tmp_path / "model.pt"
     path.write_bytes(b"old")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))  # a write past this fails, as on a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))  # a longer write fails, as on a full disk
     try:
         with pytest.raises(CheckpointError, match=r"^model\.pt could not be written: [^/]+\.$"):
             save(checkpoint, path)
@@ -145,7 +147,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path, checkp
     assert path.read_bytes() == b"old"
 
 
-def test_a_small_file_cannot_ask_for_a_huge_network(tmp_path: Path, tiny_checkpoint: Path) -> None:
+def test_a_small_file_that_describes_a_huge_network_is_refused(tmp_path: Path, tiny_checkpoint: Path) -> None:
     path = tmp_path / "huge.pt"
     with torch.device("meta"):
         huge = ConvNet((4096, 4096), (64, 64)).state_dict()
@@ -154,7 +156,9 @@ def test_a_small_file_cannot_ask_for_a_huge_network(tmp_path: Path, tiny_checkpo
     found["state_dict"] = {name: torch.zeros(()).expand(tensor.shape) for name, tensor in huge.items()}
     torch.save(found, path)
     assert path.stat().st_size < 2**20
-    with pytest.raises(CheckpointError, match=r"^huge\.pt is of a network of over 1,073,741,824 bytes, the limit\.$"):
+    with pytest.raises(
+        CheckpointError, match=r"^huge\.pt describes a network of \d+,.* bytes, over the limit of 1,073,741,824\.$"
+    ):
         load(path)
 
 

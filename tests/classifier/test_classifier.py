@@ -22,7 +22,7 @@ def classifier(tiny_checkpoint: Path) -> Classifier:
 
 
 def with_weights(network: nn.Module, architecture: str, value: float) -> Classifier:
-    """A classifier whose every floating-point weight is `value`."""
+    """A classifier in which every floating-point weight is `value`."""
     weights = {
         name: torch.full_like(tensor, value) if tensor.is_floating_point() else tensor
         for name, tensor in network.state_dict().items()
@@ -42,44 +42,46 @@ def test_probabilities_sum_to_one(classifier: Classifier, tiny_images: Images) -
         assert sum(probabilities) == pytest.approx(1, abs=1e-6)
 
 
-def test_an_answer_has_the_words_of_the_contract(classifier: Classifier, tiny_images: Images) -> None:
-    [answer] = classifier.predict(tiny_images[:1].array())
-    assert list(answer) == ["class", "index", "confidence", "probabilities", "model"]
-    assert list(answer["probabilities"]) == list(CLASSES)
-    assert answer["class"] == CLASSES[answer["index"]]
-    assert answer["confidence"] == max(answer["probabilities"].values()) == answer["probabilities"][answer["class"]]
-    assert answer["model"] == f"tiny-{classifier.checkpoint.sha256[:8]}"
+def test_a_prediction_has_the_fields_of_the_http_contract(classifier: Classifier, tiny_images: Images) -> None:
+    [found] = classifier.predict(tiny_images[:1].array())
+    assert list(found) == ["class", "index", "confidence", "probabilities", "model"]
+    assert list(found["probabilities"]) == list(CLASSES)
+    assert found["class"] == CLASSES[found["index"]]
+    assert found["confidence"] == max(found["probabilities"].values()) == found["probabilities"][found["class"]]
+    assert found["model"] == f"tiny-{classifier.checkpoint.sha256[:8]}"
 
 
-def test_what_was_learned_is_answered(classifier: Classifier, tiny_images: Images) -> None:
-    answers = classifier.predict(tiny_images.array())
-    right = sum(answer["index"] == label for answer, label in zip(answers, tiny_images.labels.tolist(), strict=True))
-    assert right / len(answers) > 0.95
+def test_predict_names_the_classes_that_were_learned(classifier: Classifier, tiny_images: Images) -> None:
+    predictions = classifier.predict(tiny_images.array())
+    right = sum(found["index"] == label for found, label in zip(predictions, tiny_images.labels.tolist(), strict=True))
+    assert right / len(predictions) > 0.95
 
 
-def test_of_classes_that_tie_the_first_is_named() -> None:
-    answers = with_weights(Net(), "Net", 0.0).predict(np.zeros((2, 1, SIDE, SIDE), np.uint8))
-    assert [answer["index"] for answer in answers] == [0, 0]
-    assert set(answers[0]["probabilities"].values()) == {0.1}
+def test_of_equally_probable_classes_the_first_is_predicted() -> None:
+    predictions = with_weights(Net(), "Net", 0.0).predict(np.zeros((2, 1, SIDE, SIDE), np.uint8))
+    assert [found["index"] for found in predictions] == [0, 0]
+    assert set(predictions[0]["probabilities"].values()) == {0.1}
 
 
-def test_no_picture_no_answer(classifier: Classifier, tiny_images: Images) -> None:
+def test_predict_of_an_empty_batch_is_an_empty_list(classifier: Classifier, tiny_images: Images) -> None:
     assert classifier.predict(tiny_images[:0].array()) == []
 
 
-def test_a_picture_asked_alone_is_answered_the_same_bit_for_bit(tiny_checkpoint: Path, tiny_images: Images) -> None:
+def test_a_picture_alone_gets_the_same_prediction_bit_for_bit(tiny_checkpoint: Path, tiny_images: Images) -> None:
     first, again = Classifier.load(tiny_checkpoint, "cpu"), Classifier.load(tiny_checkpoint, "cpu")
     for pixels in tiny_images[:20].array():
         assert first.predict(pixels[None]) == first.predict(pixels[None]) == again.predict(pixels[None])
 
 
-def test_a_batch_is_answered_like_its_pictures_alone(classifier: Classifier, tiny_images: Images) -> None:
+def test_a_batch_gets_the_logits_of_its_pictures_alone(classifier: Classifier, tiny_images: Images) -> None:
     pixels = tiny_images[:50].array()
     alone = np.concatenate([classifier.logits(picture[None]) for picture in pixels])
     np.testing.assert_allclose(classifier.logits(pixels), alone, atol=1e-5)
 
 
-def test_temperature_changes_the_confidence_and_not_the_class(classifier: Classifier, tiny_images: Images) -> None:
+def test_temperature_scaling_changes_the_confidence_and_not_the_class(
+    classifier: Classifier, tiny_images: Images
+) -> None:
     logits = torch.from_numpy(classifier.logits(tiny_images[:100].array())).double()
     hotter = Classifier(replace(classifier.checkpoint, calibration={"temperature": 4.0}), CPU)
     before, after = (torch.tensor(list(map(c.probabilities, logits.tolist()))).double() for c in (classifier, hotter))
@@ -88,12 +90,12 @@ def test_temperature_changes_the_confidence_and_not_the_class(classifier: Classi
     torch.testing.assert_close(after, (logits / 4).softmax(dim=1))
 
 
-def test_the_tutorials_sigmoid_keeps_probabilities_low(tutorial_state_dict: Path, tiny_images: Images) -> None:
-    answers = Classifier.load(tutorial_state_dict, "cpu").predict(tiny_images.array())
-    assert max(answer["confidence"] for answer in answers) <= math.e / (math.e + 9)
+def test_the_sigmoid_of_the_tutorial_limits_the_probabilities(tutorial_state_dict: Path, tiny_images: Images) -> None:
+    predictions = Classifier.load(tutorial_state_dict, "cpu").predict(tiny_images.array())
+    assert max(found["confidence"] for found in predictions) <= math.e / (math.e + 9)
 
 
-def test_bfloat16_weights_are_served_in_float32(tiny_checkpoint: Path, tiny_images: Images) -> None:
+def test_bfloat16_weights_are_computed_with_in_float32(tiny_checkpoint: Path, tiny_images: Images) -> None:
     checkpoint = load(tiny_checkpoint)
     weights = {
         name: tensor.bfloat16() if tensor.is_floating_point() else tensor
@@ -104,45 +106,45 @@ def test_bfloat16_weights_are_served_in_float32(tiny_checkpoint: Path, tiny_imag
     classifier.smoke_test("x.pt")
 
 
-def test_denormal_weights_which_some_cpus_multiply_slowly_become_zero() -> None:
+def test_denormal_weights_become_zero() -> None:
     weights = Net().state_dict()
     weights["ff2.bias"].copy_(torch.tensor([1e-40, -1e-45, 0, 1e-37, -1e-37, 1, -1, 1e-10, 2, 3]))
     bias = Classifier(Checkpoint("Net", {}, weights), CPU).network.state_dict()["ff2.bias"]
     assert bias.tolist() == [0, 0, 0, *weights["ff2.bias"][3:].tolist()]
-    assert weights["ff2.bias"][0] > 0  # what is saved again is what was loaded
+    assert weights["ff2.bias"][0] > 0  # the checkpoint is unchanged
 
 
 @pytest.mark.parametrize("checkpoint", ["tiny_checkpoint", "tutorial_state_dict"])
-def test_the_smoke_test_passes_a_good_network(checkpoint: str, request: pytest.FixtureRequest) -> None:
+def test_a_good_network_passes_the_smoke_test(checkpoint: str, request: pytest.FixtureRequest) -> None:
     Classifier.load(request.getfixturevalue(checkpoint), "cpu").smoke_test("x.pt")
 
 
 @pytest.mark.parametrize("value", [1e38, 3e38, -1e38])
-def test_the_smoke_test_refuses_finite_weights_that_overflow(value: float) -> None:
+def test_the_smoke_test_refuses_weights_that_overflow(value: float) -> None:
     classifier = with_weights(ConvNet((3, 4)), "ConvNet", value)
-    with pytest.raises(CheckpointError, match=r"x\.pt holds weights that give no probabilities on cpu"):
+    with pytest.raises(CheckpointError, match=r"x\.pt has weights so large that they overflow on cpu"):
         classifier.smoke_test("x.pt")
 
 
-def test_auto_takes_the_best_device_there_is() -> None:
+def test_auto_is_the_fastest_device_that_exists() -> None:
     best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     assert find_device("auto") == find_device() == torch.device(best)
     assert find_device("cpu") == CPU
 
 
-def test_a_device_that_is_not_there_is_named() -> None:
-    for name, there in (("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())):
-        if not there:
+def test_a_missing_device_is_an_error_that_names_it() -> None:
+    for name, is_available in (("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())):
+        if not is_available:
             with pytest.raises(DeviceError, match=f"no {name} device"):
                 find_device(name)
 
 
-def test_an_unknown_device_is_answered_with_those_there_are() -> None:
+def test_an_unknown_device_is_an_error_that_lists_the_known_ones() -> None:
     with pytest.raises(DeviceError, match=rf"'tpu'.*{', '.join(DEVICES)}"):
         find_device("tpu")
 
 
-def test_a_picture_on_which_finite_weights_overflow_gets_no_answer() -> None:
+def test_predict_refuses_a_picture_on_which_weights_overflow() -> None:
     classifier = Classifier(overflowing(), CPU)
     classifier.smoke_test("x.pt")
     noise = np.random.default_rng(0).integers(0, 256, (1, 1, SIDE, SIDE), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Bytes that are no picture, or were made to harm: a PictureError of the right kind, and nothing else escapes."""
+"""Damaged, foreign and hostile pictures: each raises the right PictureError and no other exception."""
 
 import io
 import random
@@ -24,7 +24,7 @@ from classifier.preprocessing import read_pixels
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL", "ignore::PIL.Image.DecompressionBombWarning")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-FUZZ_LIMIT = 1_000_000  # pixels: a mutated header may claim a lot
+FUZZ_LIMIT = 1_000_000  # pixels; a mutated header may claim many
 
 
 def encode(picture: Image.Image, kind: str, **options: Any) -> bytes:
@@ -34,7 +34,7 @@ def encode(picture: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def samples() -> dict[str, bytes]:
-    """One picture of every sort that the decoders tell apart."""
+    """One picture of each variant of a format that has a decoder of its own."""
     rgb = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8))
     grey, palette, cut_out = rgb.convert("L"), rgb.quantize(16), rgb.convert("RGBA")
     cut_out.putalpha(grey)
@@ -74,7 +74,7 @@ def png(width: int, height: int, colour: int = 0) -> bytes:
 
 
 def png_with_right_checksums(content: bytearray) -> bytes:
-    """A changed PNG whose changes do not show in its checksums, as far as its chunks can be followed."""
+    """The PNG with correct checksums, as far as its chunks can be parsed."""
     at, repaired = len(PNG_SIGNATURE), content.copy()
     while at + 8 <= len(repaired):
         end = at + 8 + int.from_bytes(repaired[at : at + 4], "big")
@@ -119,7 +119,9 @@ def jpeg(width: int, height: int) -> bytes:
     ],
     ids=["png", "png-wide", "gif", "bmp", "bmp-top-down", "jpeg", "webp", "webp-lossless", "webp-extended"],
 )
-def test_the_pixel_limit_is_read_from_the_header_alone(content: bytes, width: int, height: int, limit: int) -> None:
+def test_the_pixel_limit_refuses_a_decompression_bomb_by_its_header(
+    content: bytes, width: int, height: int, limit: int
+) -> None:
     with pytest.raises(PictureTooLarge) as caught:
         read_pixels(content)
     sentence = f"The picture is {width}×{height} = {width * height:,} pixels, over the limit of {limit:,}."
@@ -160,7 +162,7 @@ def test_other_files_are_unsupported(content: bytes) -> None:
         *(png(28, 28), png(28, 28, colour=3), png(0, 0), jpeg(0, 0), bmp(0, 0), webp(b"ALPH", bytes(40))),
     ],
 )
-def test_a_picture_of_nothing_but_a_beginning_is_broken(content: bytes) -> None:
+def test_a_picture_that_ends_after_its_header_is_broken(content: bytes) -> None:
     with pytest.raises(BrokenPicture):
         read_pixels(content)
 
@@ -172,7 +174,7 @@ def test_a_palette_picture_without_palette_is_broken() -> None:
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_a_picture_cut_short_is_broken_or_still_a_picture(name: str) -> None:
+def test_a_truncated_picture_is_broken_or_decodes(name: str) -> None:
     content = SAMPLES[name]
     read_pixels(content)
     for length in range(16, len(content), max(1, len(content) // 300)):
@@ -183,12 +185,12 @@ def test_a_picture_cut_short_is_broken_or_still_a_picture(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_a_picture_changed_anywhere_gives_a_picture_or_a_picture_error(name: str) -> None:
+def test_a_picture_with_changed_bytes_decodes_or_raises_a_picture_error(name: str) -> None:
     generator = random.Random(0)
     for _ in range(300):
         changed = bytearray(SAMPLES[name])
         for _ in range(generator.choice((1, 2, 8))):
-            at = min(generator.randrange(len(changed)), generator.randrange(len(changed)))  # more in the header
+            at = min(generator.randrange(len(changed)), generator.randrange(len(changed)))  # more often in the header
             length = generator.choice((1, 1, 1, 4))
             changed[at : at + length] = generator.choice(
                 (generator.randbytes(length), b"\xff" * length, bytes(length), b"", generator.randbytes(2 * length))

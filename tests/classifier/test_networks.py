@@ -11,7 +11,7 @@ from classifier.networks import (
     MAX_BLOCKS,
     MAX_WIDTH,
     SIDE,
-    WHITENED,
+    WHITENING_EPSILON,
     ConvNet,
     Net,
     normalised,
@@ -34,26 +34,26 @@ def random_pixels(n: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("network", [Net(), Net(sigmoid=False), ConvNet((3, 4))])
-def test_a_network_turns_pixels_into_float32_logits(network: nn.Module) -> None:
+def test_a_network_computes_float32_logits(network: nn.Module) -> None:
     logits = network.eval()(random_pixels(3))
     assert logits.shape == (3, len(CLASSES))
     assert logits.dtype == torch.float32
 
 
 @pytest.mark.parametrize("network", [Net(), ConvNet((3, 4))])
-def test_pictures_of_a_batch_do_not_touch_each_other(network: nn.Module) -> None:
+def test_the_logits_of_a_picture_do_not_depend_on_its_batch(network: nn.Module) -> None:
     pixels = random_pixels(5)
     alone = torch.cat([network.eval()(picture[None]) for picture in pixels])
     torch.testing.assert_close(network(pixels), alone)
 
 
-def test_net_has_the_tutorials_tensors_and_no_other() -> None:
+def test_net_has_exactly_the_tensors_of_the_tutorial() -> None:
     state_dict = Net().state_dict()
     assert {name: list(tensor.shape) for name, tensor in state_dict.items()} == TUTORIAL_SHAPES
     assert sum(tensor.numel() for tensor in state_dict.values()) == 11_252
 
 
-def test_net_computes_what_the_tutorial_computes() -> None:
+def test_net_computes_the_same_as_the_tutorial() -> None:
     network, pixels = Net(), random_pixels(4)
     weights = network.state_dict()
     x = pixels.float() / 255
@@ -64,7 +64,7 @@ def test_net_computes_what_the_tutorial_computes() -> None:
     torch.testing.assert_close(network(pixels), expected)
 
 
-def test_without_its_sigmoid_net_gives_what_went_into_it() -> None:
+def test_without_sigmoid_net_returns_the_input_of_the_sigmoid() -> None:
     with_sigmoid, without = Net(), Net(sigmoid=False)
     without.load_state_dict(with_sigmoid.state_dict())
     torch.testing.assert_close(without(random_pixels(4)).sigmoid(), with_sigmoid(random_pixels(4)))
@@ -94,12 +94,12 @@ def test_without_its_sigmoid_net_gives_what_went_into_it() -> None:
         ("ConvNet", {"dropout": float("nan")}),
     ],
 )
-def test_a_network_refuses_arguments_that_make_no_sense(architecture: str, arguments: dict[str, Any]) -> None:
+def test_a_network_refuses_invalid_arguments(architecture: str, arguments: dict[str, Any]) -> None:
     with pytest.raises((TypeError, ValueError)):
         ARCHITECTURES[architecture](**arguments)
 
 
-def test_dropout_acts_in_training_alone() -> None:
+def test_dropout_acts_in_training_mode_only() -> None:
     network = ConvNet((3, 4), dropout=0.5)
     pixels = random_pixels(8)
     assert not torch.equal(network(pixels), network(pixels))
@@ -107,33 +107,33 @@ def test_dropout_acts_in_training_alone() -> None:
     assert torch.equal(network(pixels), network(pixels))
 
 
-def test_an_answer_is_the_mean_of_those_to_its_views() -> None:
+def test_test_time_augmentation_averages_the_logits_of_the_views() -> None:
     network = ConvNet((3, 4)).eval()
     pixels = random_pixels(5)
-    seen = [pixels, functional.pad(pixels, (1, -1, 1, -1)), functional.pad(pixels, (-1, 1, -1, 1))]
-    seen += [view.flip(-1) for view in seen]
-    answers = torch.stack([network(view) for view in seen])
+    views = [pixels, functional.pad(pixels, (1, -1, 1, -1)), functional.pad(pixels, (-1, 1, -1, 1))]
+    views += [view.flip(-1) for view in views]
+    logits = torch.stack([network(view) for view in views])
     network.tta_views = 6
-    torch.testing.assert_close(network(pixels), answers.mean(dim=0))
+    torch.testing.assert_close(network(pixels), logits.mean(dim=0))
     network.tta_views = 2
-    torch.testing.assert_close(network(pixels), answers[[0, 3]].mean(dim=0))
+    torch.testing.assert_close(network(pixels), logits[[0, 3]].mean(dim=0))
 
 
-def test_the_fixed_filters_whiten_patches_and_come_with_both_signs() -> None:
+def test_the_whitening_filters_whiten_patches_and_have_both_signs() -> None:
     network = ConvNet()
     uneven = (random_pixels(500).float() ** 2 / 255).to(torch.uint8)
     smooth = functional.avg_pool2d(uneven.float(), 3, stride=1, padding=1).to(torch.uint8)
     network.whiten(smooth)
     with torch.inference_mode():
-        seen = network.filters(normalised(smooth))[:, :, 1:-1, 1:-1]  # whole patches
-    components = seen[:, :9].transpose(0, 1).flatten(1)
+        filtered = network.filters(normalised(smooth))[:, :, 1:-1, 1:-1]  # without padding
+    components = filtered[:, :9].transpose(0, 1).flatten(1)
     covariance = components.cov()
     assert torch.allclose(components.mean(dim=1), torch.zeros(9), atol=1e-2)
     assert (covariance - covariance.diag().diag()).abs().max() < 1e-2
     patches = functional.unfold(normalised(smooth), 3).mT.flatten(0, 1)
     variances = torch.linalg.eigvalsh(patches.T.cov())
-    torch.testing.assert_close(covariance.diag(), variances / (variances + WHITENED), atol=1e-2, rtol=0)
-    torch.testing.assert_close(seen[:, 9:], -seen[:, :9])
+    torch.testing.assert_close(covariance.diag(), variances / (variances + WHITENING_EPSILON), atol=1e-2, rtol=0)
+    torch.testing.assert_close(filtered[:, 9:], -filtered[:, :9])
     assert not any(parameter.requires_grad for parameter in network.filters.parameters())
 
 
@@ -145,7 +145,7 @@ def test_the_fixed_filters_whiten_patches_and_come_with_both_signs() -> None:
         (28, [28, 28, 28, 28, 14, 14]),
     ],
 )
-def test_each_stage_halves_the_sides_of_the_one_before(side: Literal[28, 14, 7], sizes: list[int]) -> None:
+def test_each_stage_halves_the_side_of_its_feature_maps(side: Literal[28, 14, 7], sizes: list[int]) -> None:
     network = ConvNet((3, 4), (1, 2), side).eval()
     found: list[int] = []
     for module in network.modules():
@@ -157,6 +157,6 @@ def test_each_stage_halves_the_sides_of_the_one_before(side: Literal[28, 14, 7],
 
 @pytest.mark.parametrize("stages", [1, 2, 3, 4])
 @pytest.mark.parametrize("side", [28, 14, 7])
-def test_any_number_of_stages_answers(stages: int, side: Literal[28, 14, 7]) -> None:
+def test_any_number_of_stages_gives_logits(stages: int, side: Literal[28, 14, 7]) -> None:
     network = ConvNet((3,) * stages, (1,) * stages, side).eval()
     assert network(random_pixels(2)).shape == (2, len(CLASSES))

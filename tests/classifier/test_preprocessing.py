@@ -10,7 +10,7 @@ from classifier.picture import MAX_JPEG_SCANS, START_OF_SCAN, BrokenPicture, Pic
 from classifier.preprocessing import read_pixels
 
 GENUINE = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE), dtype=np.uint8)
-GENUINE[0] = 255  # a light border, which in any other picture would be taken for a light ground
+GENUINE[0] = 255  # a light border, which means a light background in any other picture
 
 
 def encode(picture: Image.Image, kind: str, **options: Any) -> bytes:
@@ -19,16 +19,16 @@ def encode(picture: Image.Image, kind: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def drawing(ground: int, garment: int, size: tuple[int, int] = (112, 112)) -> Image.Image:
-    """A garment of half the width and half the height in the middle of its ground."""
+def drawing(background: int, garment: int, size: tuple[int, int] = (112, 112)) -> Image.Image:
+    """A garment of half the width and half the height in the middle of its background."""
     width, height = size
-    picture = Image.new("L", size, ground)
+    picture = Image.new("L", size, background)
     picture.paste(garment, (width // 4, height // 4, width - width // 4, height - height // 4))
     return picture
 
 
 def cut_out(hidden: int, garment: int) -> Image.Image:
-    """The same on a transparent ground whose hidden colour is `hidden`."""
+    """The same on a transparent background, the colour of which is `hidden`."""
     picture = drawing(hidden, garment).convert("RGBA")
     picture.putalpha(drawing(0, 255))
     return picture
@@ -61,25 +61,25 @@ def test_a_16_bit_picture_keeps_its_upper_bytes() -> None:
     assert corner_and_middle(read_pixels(encode(deep.resize((56, 56)), "PNG"))) != (255, 255)
 
 
-def test_the_result_may_be_written_to() -> None:
+def test_the_pixels_are_writable() -> None:
     pixels = read_pixels(encode(Image.fromarray(GENUINE), "PNG"))
     pixels[:] = 0
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "GIF", "WEBP", "JPEG"])
 @pytest.mark.parametrize(
-    ("ground", "garment", "expected"),
+    ("background", "garment", "expected"),
     [(0, 200, (0, 200)), (100, 20, (100, 20)), (255, 20, (0, 235)), (128, 255, (127, 0))],
 )
-def test_a_light_ground_is_inverted_and_a_dark_one_is_not(
-    kind: str, ground: int, garment: int, expected: tuple[int, int]
+def test_a_light_background_is_inverted_and_a_dark_one_is_not(
+    kind: str, background: int, garment: int, expected: tuple[int, int]
 ) -> None:
-    result = corner_and_middle(read_pixels(encode(drawing(ground, garment), kind)))
+    result = corner_and_middle(read_pixels(encode(drawing(background, garment), kind)))
     assert result == pytest.approx(expected, abs=2 if kind in ("JPEG", "WEBP") else 0)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
-def test_any_mode_gives_the_same_picture(mode: str) -> None:
+def test_all_modes_give_the_same_pixels(mode: str) -> None:
     picture = drawing(255, 0)
     deep = Image.fromarray(np.asarray(picture).astype(np.uint16) * 257)
     picture = deep if mode == "I;16" else picture.convert(mode)
@@ -87,38 +87,38 @@ def test_any_mode_gives_the_same_picture(mode: str) -> None:
 
 
 @pytest.mark.parametrize("size", [(224, 112), (112, 224)])
-@pytest.mark.parametrize(("ground", "garment", "corner", "middle"), [(30, 200, 30, 200), (250, 40, 5, 215)])
-def test_a_picture_that_is_not_square_is_padded_in_its_ground_colour(
-    size: tuple[int, int], ground: int, garment: int, corner: int, middle: int
+@pytest.mark.parametrize(("background", "garment", "corner", "middle"), [(30, 200, 30, 200), (250, 40, 5, 215)])
+def test_a_picture_that_is_not_square_is_padded_in_its_background_colour(
+    size: tuple[int, int], background: int, garment: int, corner: int, middle: int
 ) -> None:
-    pixels = read_pixels(encode(drawing(ground, garment, size), "PNG"))
+    pixels = read_pixels(encode(drawing(background, garment, size), "PNG"))
     upright = pixels if size[0] > size[1] else pixels.mT
     assert corner_and_middle(pixels) == (corner, middle)
-    assert (upright[:10] == corner).all()  # a quarter of padding, a quarter of the half that is picture
+    assert (upright[:10] == corner).all()  # the upper quarter is padding, then comes background
     assert (upright[12:16, 8:20] == middle).all()
 
 
 @pytest.mark.parametrize(("hidden", "garment"), [(0, 20), (255, 20), (0, 230), (255, 230), (77, 100)])
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_a_cut_out_is_bright_on_black(kind: str, hidden: int, garment: int) -> None:
+def test_a_cut_out_becomes_bright_on_black(kind: str, hidden: int, garment: int) -> None:
     options = {"lossless": True} if kind == "WEBP" else {}
     corner, middle = corner_and_middle(read_pixels(encode(cut_out(hidden, garment), kind, **options)))
     assert (corner, middle) == (0, max(garment, 255 - garment))
 
 
-def test_a_small_cut_out_is_not_taken_for_a_genuine_image() -> None:
+def test_a_cut_out_of_28_by_28_pixels_is_not_a_genuine_image() -> None:
     small = cut_out(0, 20).resize((SIDE, SIDE), Image.Resampling.NEAREST)
     assert corner_and_middle(read_pixels(encode(small, "PNG"))) == (0, 235)
 
 
-def test_nothing_at_all_is_a_black_picture() -> None:
+def test_an_entirely_transparent_picture_becomes_black() -> None:
     for side in (SIDE, 50):
         assert not read_pixels(encode(Image.new("RGBA", (side, side)), "PNG")).any()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
-def test_a_photo_is_turned_as_its_exif_data_says(kind: str, orientation: int) -> None:
+def test_a_photo_is_turned_by_its_exif_orientation(kind: str, orientation: int) -> None:
     photo = Image.new("L", (112, 56))
     photo.paste(255, (0, 0, 28, 28))
     method = [None, 0, 3, 1, 5, 4, 6, 2][orientation - 1]  # of Image.Transpose
@@ -136,7 +136,7 @@ def test_a_genuine_image_is_not_turned() -> None:
     assert np.array_equal(read_pixels(encode(Image.fromarray(GENUINE), "PNG", exif=exif)), GENUINE)
 
 
-def test_damaged_exif_data_do_not_spoil_a_photo() -> None:
+def test_a_photo_with_damaged_exif_data_is_read() -> None:
     photo = encode(drawing(0, 200), "JPEG", exif=b"Exif\0\0no TIFF")
     assert corner_and_middle(read_pixels(photo)) == pytest.approx((0, 200), abs=2)
 
@@ -144,7 +144,7 @@ def test_damaged_exif_data_do_not_spoil_a_photo() -> None:
 @pytest.mark.parametrize(
     "size", [(1, 1), (1, 2), (2, 1), (28, 1), (1, 28), (28, 29), (3, 5_000), (100_000, 1), (1, 100_000)]
 )
-def test_any_size_works(size: tuple[int, int]) -> None:
+def test_pictures_of_any_size_are_read(size: tuple[int, int]) -> None:
     assert (read_pixels(encode(Image.new("L", size, 200), "PNG")) == 55).all()
     read_pixels(encode(Image.new("RGBA", size, (200, 0, 0, 100)), "PNG"))
     if max(size) < 2**16:
@@ -152,13 +152,13 @@ def test_any_size_works(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
-def test_of_an_animation_the_first_frame_is_taken(kind: str) -> None:
+def test_the_first_frame_of_an_animation_is_read(kind: str) -> None:
     frames = [drawing(0, 200), drawing(0, 100)]
     animation = encode(frames[0].convert("RGB"), kind, save_all=True, append_images=frames[1:], lossless=True)
     assert corner_and_middle(read_pixels(animation)) == pytest.approx((0, 200), abs=2)
 
 
-def test_a_cmyk_jpeg_works() -> None:
+def test_a_cmyk_jpeg_is_read() -> None:
     photo = encode(drawing(255, 20).convert("RGB").convert("CMYK"), "JPEG")
     assert corner_and_middle(read_pixels(photo)) == pytest.approx((0, 235), abs=3)
 
@@ -169,7 +169,7 @@ def test_a_large_jpeg_keeps_its_size_until_it_is_decoded() -> None:
     assert corner_and_middle(read_pixels(photo)) == pytest.approx((0, 200), abs=2)
 
 
-def test_jpeg_and_the_other_formats_have_limits_of_their_own() -> None:
+def test_jpeg_has_a_pixel_limit_of_its_own() -> None:
     picture = drawing(0, 200, (40, 40))
     read_pixels(encode(picture, "JPEG"), max_pixels=1, max_jpeg_pixels=1_600)
     read_pixels(encode(picture, "PNG"), max_pixels=1_600, max_jpeg_pixels=1)
@@ -179,7 +179,7 @@ def test_jpeg_and_the_other_formats_have_limits_of_their_own() -> None:
         read_pixels(encode(picture, "PNG"), max_pixels=1_599)
 
 
-def test_a_jpeg_of_endless_scans_is_refused() -> None:
+def test_a_jpeg_with_too_many_scans_is_refused() -> None:
     photo = encode(drawing(0, 200), "JPEG", progressive=True)
     read_pixels(photo)
     last_scan = photo[photo.rindex(b"\xff\xc4") : -2]  # with its Huffman table
@@ -188,6 +188,6 @@ def test_a_jpeg_of_endless_scans_is_refused() -> None:
         read_pixels(photo[:-2] + last_scan * MAX_JPEG_SCANS + photo[-2:])
 
 
-def test_no_bytes_are_an_empty_file() -> None:
+def test_an_empty_file_is_broken() -> None:
     with pytest.raises(BrokenPicture, match=r"^The file is empty\.$"):
         read_pixels(b"")

@@ -1,4 +1,4 @@
-"""A network of timm's behind the pixel contract."""
+"""Networks of timm, which take the same pixels as ours."""
 
 import sys
 from pathlib import Path
@@ -20,7 +20,7 @@ FIRST = "conv_stem.weight"
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of one, as random as it was born."""
+    """A checkpoint with random weights."""
     torch.manual_seed(0)
     network = Pretrained(BACKBONE, 32)
     path = tmp_path_factory.mktemp("models") / "model.pt"
@@ -29,13 +29,13 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_it_answers_like_any_other(path: Path, tiny_images: Images) -> None:
+def test_a_network_of_timm_predicts(path: Path, tiny_images: Images) -> None:
     classifier = Classifier.load(path, "cpu")
-    answers = classifier.predict(tiny_images[:3].array())
-    assert len(answers) == 3
-    assert all(sum(answer["probabilities"].values()) == pytest.approx(1) for answer in answers)
+    predictions = classifier.predict(tiny_images[:3].array())
+    assert len(predictions) == 3
+    assert all(sum(prediction["probabilities"].values()) == pytest.approx(1) for prediction in predictions)
     expected = classifier.network(tiny_images[:3].pixels).softmax(dim=1).max(dim=1).values
-    assert [answer["confidence"] for answer in answers] == pytest.approx(expected.tolist(), rel=1e-3)
+    assert [prediction["confidence"] for prediction in predictions] == pytest.approx(expected.tolist(), rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -51,20 +51,20 @@ def test_it_answers_like_any_other(path: Path, tiny_images: Images) -> None:
     ],
     ids=str,
 )
-def test_a_checkpoint_names_only_what_timm_knows_by_itself(arguments: dict[str, Any], tmp_path: Path) -> None:
+def test_a_checkpoint_can_name_only_networks_that_timm_lists(arguments: dict[str, Any], tmp_path: Path) -> None:
     save(Checkpoint("Pretrained", arguments, {}, training={"recipe": "pretrained"}), tmp_path / "model.pt")
-    with pytest.raises(CheckpointError, match=r"^model\.pt has arguments that do not make a Pretrained\.$"):
+    with pytest.raises(CheckpointError, match=r"^model\.pt has arguments that Pretrained does not accept\.$"):
         load(tmp_path / "model.pt")
 
 
-def test_without_timm_it_says_what_to_install(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_timm_the_error_says_what_to_install(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(CheckpointError) as caught:
         load(path)
     assert str(caught.value) == "model.pt needs the package timm: pip install 'fashion-mnist-service[pretrained]'."
 
 
-def test_it_starts_from_weights_for_three_colours_and_a_thousand_classes() -> None:
+def test_start_copies_weights_for_three_colours_and_a_thousand_classes() -> None:
     torch.manual_seed(1)
     weights = timm.create_model(BACKBONE).state_dict()
     network = Pretrained(BACKBONE)

@@ -26,7 +26,7 @@ def by_pytorch(pixels: Pixels, network: nn.Module) -> Logits:
 
 
 def scrambled(network: nn.Module) -> nn.Module:
-    """With batch statistics and scales, some of them negative, that are not those of a new network."""
+    """The network with random batch statistics and scales, some of them negative, in evaluation mode."""
     generator = torch.Generator().manual_seed(2)
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
@@ -48,7 +48,9 @@ NETWORKS = [
 
 
 @pytest.mark.parametrize(
-    "network", NETWORKS, ids=["tutorial", "tutorial-logits", "ours", "narrow", "two views", "six views", "fine"]
+    "network",
+    NETWORKS,
+    ids=["tutorial", "tutorial-logits", "default", "narrow", "two views", "six views", "three stages"],
 )
 @pytest.mark.parametrize("threads", [1, 2])
 def test_onnx_runtime_computes_the_same_logits_as_pytorch(network: nn.Module, threads: int) -> None:
@@ -118,11 +120,11 @@ def test_without_its_packages_pytorch_predicts(
     assert package in caplog.text
     pixels = random_pixels(50)
     np.testing.assert_allclose(fast.logits(pixels), slow.logits(pixels), atol=1e-4)
-    assert not np.array_equal(fast.logits(pixels), slow.logits(pixels))  # in the last bits
+    assert not np.array_equal(fast.logits(pixels), slow.logits(pixels))  # the last bits differ
 
 
 @pytest.mark.data
-def test_all_test_images_get_the_class_that_pytorch_gives_them() -> None:
+def test_both_runtimes_predict_the_same_class_for_all_test_images() -> None:
     _, test = data.load()
     network, classifier = build(load(SHIPPED)), Classifier.load(SHIPPED, "cpu")
     for batch in test.batches(1_000):

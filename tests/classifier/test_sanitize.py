@@ -1,4 +1,4 @@
-"""What is left out of a picture changes nothing of it, and has its limits."""
+"""Sanitizing a file does not change its pixels, and limits the time of hostile files."""
 
 import io
 import random
@@ -21,7 +21,7 @@ from tests.classifier.hostile import (
     GIF,
     GIF_FRAME,
     JPEG,
-    MOST,
+    MAX_BYTES,
     PNG,
     bmp_rle,
     exif,
@@ -34,7 +34,7 @@ from tests.classifier.test_hostile_pictures import FUZZ_LIMIT, PNG_SIGNATURE, SA
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL", "ignore::PIL.Image.DecompressionBombWarning")
 FUZZED = settings(max_examples=200, deadline=None, derandomize=True, database=None)
-SECONDS = 1.0  # of processor time; each takes less than half of it on a slow core
+MAX_SECONDS = 2.0  # of processor time; each takes up to 0.2 s, and without sanitizing up to 30 s
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8))
 TURNED = Image.Exif()
 TURNED[0x112], TURNED[0x10E] = 6, "words" * 3_000
@@ -42,7 +42,7 @@ OPTIONS = {"exif": TURNED, "icc_profile": random.Random(0).randbytes(200_000)}
 
 
 def split_idat(content: bytes, size: int) -> bytes:
-    """The PNG with at most `size` bytes in each of its chunks of pixels."""
+    """The PNG with at most `size` bytes in each IDAT chunk."""
     at, kept, pixels = len(PNG_SIGNATURE), content[: len(PNG_SIGNATURE)], b""
     while at < len(content):
         length, kind = struct.unpack_from(">I4s", content, at)
@@ -56,7 +56,7 @@ def split_idat(content: bytes, size: int) -> bytes:
 
 
 @pytest.mark.parametrize("size", [8192, 1024, 256])
-def test_a_large_png_passes_however_it_is_split(size: int) -> None:
+def test_a_large_png_is_read_with_chunks_of_any_usual_size(size: int) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (1800, 1800, 3), dtype=np.uint8)
     content = split_idat(encode(Image.fromarray(noise), "PNG", compress_level=1), size)
     assert 9 * 2**20 < len(content) < 10.5 * 2**20
@@ -66,20 +66,20 @@ def test_a_large_png_passes_however_it_is_split(size: int) -> None:
 
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("video", [0, 3_000_000])
-def test_a_jpeg_as_phones_write_it_passes(progressive: bool, video: int) -> None:
+def test_a_jpeg_with_metadata_and_a_video_as_from_a_phone_is_read(progressive: bool, video: int) -> None:
     drawing = Image.linear_gradient("L").resize((1200, 900))
     plain = encode(drawing, "JPEG", progressive=progressive)
-    dressed = encode(drawing, "JPEG", progressive=progressive, **OPTIONS) + random.Random(1).randbytes(video)
-    trimmed, found = trim_jpeg(dressed)
+    with_metadata = encode(drawing, "JPEG", progressive=progressive, **OPTIONS) + random.Random(1).randbytes(video)
+    trimmed, found = trim_jpeg(with_metadata)
     assert len(trimmed) <= len(plain) + 100
     assert orientation(found) == 6
     turned = encode(drawing.transpose(Image.Transpose.ROTATE_270), "JPEG", progressive=progressive)
-    np.testing.assert_allclose(read_pixels(dressed).astype(int), read_pixels(turned).astype(int), atol=3)
+    np.testing.assert_allclose(read_pixels(with_metadata).astype(int), read_pixels(turned).astype(int), atol=3)
 
 
 @pytest.mark.parametrize("value", range(10))
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-def test_a_picture_is_turned_alike_whether_it_is_trimmed_or_not(kind: str, value: int) -> None:
+def test_the_orientation_is_the_same_with_and_without_sanitizing(kind: str, value: int) -> None:
     turned = Image.Exif()
     turned[0x112] = value
     small = encode(NOISE.resize((40, 30)), kind, exif=turned)
@@ -101,13 +101,13 @@ def jpeg_after(content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("order", ["MM", "II"])
-def test_the_orientation_is_found_in_either_byte_order(order: str) -> None:
+def test_the_orientation_is_read_in_both_byte_orders(order: str) -> None:
     sign = ">" if order == "MM" else "<"
     data = order.encode() + struct.pack(f"{sign}HIHHHIHHI", 42, 8, 1, 0x112, 3, 1, 8, 0, 0)
     assert orientation(data) == orientation(b"Exif\0\0" + data) == 8
 
 
-def test_a_gif_keeps_its_transparency_and_loses_its_comments() -> None:
+def test_a_sanitized_gif_has_its_transparency_and_no_comments() -> None:
     picture = NOISE.quantize(16)
     content = encode(picture, "GIF", transparency=3, comment=b"words" * 5_000)
     trimmed, _ = trim_gif(content)
@@ -116,16 +116,16 @@ def test_a_gif_keeps_its_transparency_and_loses_its_comments() -> None:
         assert np.array_equal(np.asarray(one.convert("RGBA")), np.asarray(other.convert("RGBA")))
 
 
-def test_a_compressed_bmp_of_ordinary_size_passes() -> None:
+def test_a_bmp_with_run_length_encoding_is_read() -> None:
     rows = b"".join(b"\x05\x07\x03\x09" * 80 + b"\0\0" for _ in range(480)) + b"\0\1"
     assert read_pixels(bmp_rle(640, 480, rows)).shape == (SIDE, SIDE)
 
 
-WORST: dict[str, tuple[Callable[[], bytes], type[PictureError] | None]] = {
+HOSTILE: dict[str, tuple[Callable[[], bytes], type[PictureError] | None]] = {
     "PNG chunks at their limit": (lambda: png_around(chunk(b"abCd", bytes(200))), None),
     "PNG chunks": (lambda: png_around(chunk(b"abCd")), PictureTooLarge),
     "empty PNG pixels": (lambda: png_around(chunk(b"IDAT")), PictureTooLarge),
-    "an eXIf bomb": (lambda: png_around(chunk(b"eXIf", exif(60_000, MOST // 3)), most=MOST // 2), None),
+    "an eXIf bomb": (lambda: png_around(chunk(b"eXIf", exif(60_000, MAX_BYTES // 3)), size=MAX_BYTES // 2), None),
     "JPEG segments": (lambda: jpeg_around(segment(0xE5, b"")), PictureTooLarge),
     "Exif segments": (lambda: jpeg_around(segment(0xE1, b"Exif\0\0" + bytes(150))), PictureTooLarge),
     "Photoshop blocks": (
@@ -138,19 +138,19 @@ WORST: dict[str, tuple[Callable[[], bytes], type[PictureError] | None]] = {
     "GIF blocks": (lambda: gif_around(b"\1a", before=b"!\xff", after=b"\0"), PictureTooLarge),
     "GIF extensions": (lambda: gif_around(b"!\xfe\1a\0"), PictureTooLarge),
     "GIF junk": (lambda: gif_around(b"a"), None),
-    "BMP runs of nothing": (lambda: bmp_rle(1_000, 1_000, b"\xff\5" * 5 + b"\1\5" * (MOST // 2)), BrokenPicture),
+    "BMP runs of nothing": (lambda: bmp_rle(300, 300, b"\xff\5" * 5 + b"\1\5" * (MAX_BYTES // 2)), BrokenPicture),
     "BMP rows of one pixel": (lambda: bmp_rle(1_000, 1_000, b"\1\5\0\0" * 1_000), None),
 }
 
 
-@pytest.mark.parametrize("name", WORST)
-def test_the_worst_that_can_be_sent_takes_little_time(name: str) -> None:
-    make, expected = WORST[name]
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_file_is_refused_or_read_quickly(name: str) -> None:
+    make, expected = HOSTILE[name]
     content = make()
     begin = time.process_time()
     with pytest.raises(expected) if expected else nullcontext():
         read_pixels(content)
-    assert time.process_time() - begin < SECONDS
+    assert time.process_time() - begin < MAX_SECONDS
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_the_worst_that_can_be_sent_takes_little_time(name: str) -> None:
 )
 @FUZZED
 @given(st.binary(max_size=200), st.booleans())
-def test_of_any_bytes_only_what_is_documented_comes_out(
+def test_any_bytes_raise_only_the_documented_exceptions(
     trim: Callable[[bytes], tuple[bytes, bytes]], start: bytes, content: bytes, framed: bool
 ) -> None:
     with suppress(TooManyParts, ValueError, LookupError):
@@ -172,7 +172,7 @@ def test_of_any_bytes_only_what_is_documented_comes_out(
 
 @FUZZED
 @given(st.sampled_from(sorted(SAMPLES)), st.data())
-def test_of_nearly_a_picture_only_a_picture_error_comes_out(name: str, data: st.DataObject) -> None:
+def test_a_mutated_picture_raises_only_picture_errors(name: str, data: st.DataObject) -> None:
     content = bytearray(SAMPLES[name])
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(content)))
@@ -181,6 +181,6 @@ def test_of_nearly_a_picture_only_a_picture_error_comes_out(name: str, data: st.
                 st.binary(max_size=8), st.sampled_from([b"\xff\xda", b"\xff\xd9", b"IDAT", b"IEND", b"!\xf9", b","])
             )
         )
-    for padded in (bytes(content), bytes(content) + bytes(SMALL_BYTES)):  # the second is trimmed
+    for padded in (bytes(content), bytes(content) + bytes(SMALL_BYTES)):  # the second is sanitized
         with suppress(PictureError):
             assert read_pixels(padded, FUZZ_LIMIT, FUZZ_LIMIT).shape == (SIDE, SIDE)

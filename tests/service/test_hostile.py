@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from service.settings import Settings
-from tests.classifier.hostile import MOST, bmp_rle, exif, gif_around, jpeg_around, png_around, segment
+from tests.classifier.hostile import MAX_BYTES, bmp_rle, exif, gif_around, jpeg_around, png_around, segment
 from tests.classifier.test_hostile_pictures import chunk, encode, jpeg, png
 from tests.service.conftest import SHOE, serving
 
@@ -43,8 +43,8 @@ BOMBS: dict[str, tuple[Callable[[], bytes], tuple[int, str]]] = {
     "a GIF of 10,000 frames": (gif_of_many_frames, (200, "")),
     "zTXt bombs": (lambda: png_around(chunk(b"zTXt", b"a\0\0" + BOMB)), (200, "")),
     "iCCP bombs": (lambda: png_around(chunk(b"iCCP", b"a\0\0" + BOMB)), (200, "")),
-    "an eXIf bomb": (lambda: png_around(chunk(b"eXIf", exif(20_000, MOST // 3)), most=MOST // 2), (200, "")),
-    "an Exif bomb": (lambda: jpeg_around(segment(0xE1, b"Exif\0\0" + exif(5_000, 65_000)), most=200_000), (200, "")),
+    "an eXIf bomb": (lambda: png_around(chunk(b"eXIf", exif(20_000, MAX_BYTES // 3)), size=MAX_BYTES // 2), (200, "")),
+    "an Exif bomb": (lambda: jpeg_around(segment(0xE1, b"Exif\0\0" + exif(5_000, 65_000)), size=200_000), (200, "")),
     "tiny PNG chunks": (
         lambda: png_around(chunk(b"abCd")),
         (413, "The PNG picture has over 50,000 chunks, the limit."),
