@@ -4,12 +4,12 @@ import argparse
 import sys
 from typing import NoReturn
 
-from service.server import serve
+from service.server.run import serve
 from service.settings import SettingsError, load_settings
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that answers a wrong argument in one sentence, exit code 2."""
+    """An ArgumentParser that reports a wrong argument in one sentence, exit code 2."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (--help lists the arguments)\n")

@@ -1,10 +1,12 @@
-"""What the service counts, for Prometheus, right with several workers as well.
+"""Metrics for Prometheus, correct with several workers.
 
-Several workers share a folder, named by PROMETHEUS_MULTIPROC_DIR, with a file each; whoever is asked adds all up.
+Several workers share a folder, named by PROMETHEUS_MULTIPROC_DIR, with one file each. The worker that is scraped adds
+up all files.
 """
 
 import asyncio
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from prometheus_client import (
@@ -20,108 +22,81 @@ from prometheus_client import (
 from classifier.classifier import Prediction
 from classifier.networks import CLASSES
 
-FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # the variable by which prometheus_client finds it
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # the variable that prometheus_client reads
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
-TOGETHER, LATEST_SECONDS = 32, 0.1  # requests that are counted at once, and how long one is noted alone
 PICTURES = (1, 2, 4, 8, 16, 32, 64, 128)
+PREFIX = "fashion_mnist"
 
 
 class Metrics:
-    """The counters of one app. Times are in seconds."""
+    """The metrics of one app. Times are in seconds."""
 
     def __init__(self, enabled: bool = True) -> None:
         self.enabled = enabled
-        self.registry = registry = CollectorRegistry()
-        self.requests = Counter("service_requests", "Answered requests.", ["route", "status"], registry=registry)
-        self.request_seconds = Histogram(
-            "service_request_seconds", "From its headers to its answer.", ["route"], buckets=SECONDS, registry=registry
+        self.registry = CollectorRegistry()
+        self.requests = self._counter("requests", "Requests answered.", "route", "status")
+        self.request_seconds = self._histogram(
+            "request_seconds", "Time from the headers of a request to the end of its answer, in seconds.", "route"
         )
-        self.queue_seconds = Histogram(
-            "service_queue_seconds", "That a picture waited.", buckets=SECONDS, registry=registry
+        self.decode_queue_seconds = self._histogram(
+            "decode_queue_seconds", "Time a large picture spent waiting for a decoding thread, in seconds."
         )
-        self.decode_seconds = Histogram(
-            "service_decode_seconds", "That a picture took to decode.", buckets=SECONDS, registry=registry
+        self.decode_seconds = self._histogram("decode_seconds", "Time to decode and preprocess a picture, in seconds.")
+        self.queue_seconds = self._histogram(
+            "queue_seconds", "Time a picture spent in the queue before the network, in seconds."
         )
-        self.inference_seconds = Histogram(
-            "service_inference_seconds", "That a batch took the network.", buckets=SECONDS, registry=registry
-        )
-        self.batch_pictures = Histogram(
-            "service_batch_pictures", "Pictures that the network saw at once.", buckets=PICTURES, registry=registry
-        )
-        self.waiting = Gauge(
-            "service_waiting", "Pictures that wait or are worked on.", registry=registry, multiprocess_mode="livesum"
-        )
-        self.rejected = Counter("service_rejected", "Refused requests and pictures.", ["reason"], registry=registry)
-        predictions = Counter("service_predictions", "Predicted classes.", ["class"], registry=registry)
+        self.inference_seconds = self._histogram("inference_seconds", "Time the network took for a batch, in seconds.")
+        self.batch_pictures = self._histogram("batch_pictures", "Pictures in a batch.", buckets=PICTURES)
+        self.in_flight = self._gauge("in_flight", "Pictures uploaded and not answered yet.", "livesum")
+        self.rejected = self._counter("rejected", "Requests and pictures refused.", "reason")
+        predictions = self._counter("predictions", "Predictions made.", "class")
         self.predictions = [predictions.labels(name) for name in CLASSES]
-        self.confidence = Counter(
-            "service_confidence", "Sum of all confidences; over service_predictions their mean.", registry=registry
+        self.confidence = self._counter(
+            "confidence", "Sum of the confidence of all predictions; divided by predictions, the mean confidence."
         )
-        self.model = Gauge(
-            "service_model",
-            "1 for the model that answers, 0 for those before it.",
-            ["model"],
-            registry=registry,
-            multiprocess_mode="livemin",
+        self.model = self._gauge("model", "1 for the model that is served, 0 for earlier ones.", "livemin", "model")
+        self.model_loaded = self._gauge(
+            "model_loaded_timestamp_seconds", "Unix time at which the model was loaded.", "livemin"
         )
-        self.model_loaded = Gauge(
-            "service_model_loaded_timestamp_seconds",
-            "When the model was loaded.",
-            registry=registry,
-            multiprocess_mode="livemin",
-        )
-        self.model_load_seconds = Gauge(
-            "service_model_load_seconds", "That it took.", registry=registry, multiprocess_mode="livemax"
-        )
-        self.model_refusals = Counter("service_model_refusals", "Checkpoints that were not served.", registry=registry)
-
+        self.model_load_seconds = self._gauge("model_load_seconds", "Time to load the model, in seconds.", "livemax")
+        self.model_refusals = self._counter("model_refusals", "Checkpoints refused.")
         self._models: set[str] = set()
-        self._answered: list[tuple[str, int, float]] = []
         self._requests: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
-    def count_request(self, route: str, status: int, seconds: float) -> None:
-        """One request more. It is noted, and counted with others: a tight loop takes a third of the time.
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"{PREFIX}_{name}", text, labels, registry=self.registry)
 
-        With others, but soon: another worker may be the one that is asked, and sees only what is counted.
-        """
+    def _histogram(self, name: str, text: str, *labels: str, buckets: Sequence[float] = SECONDS) -> Histogram:
+        return Histogram(f"{PREFIX}_{name}", text, labels, buckets=buckets, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, mode: str, *labels: str) -> Gauge:
+        """`mode` says how several workers add up: "livesum", "livemin" or "livemax"."""
+        return Gauge(f"{PREFIX}_{name}", text, labels, registry=self.registry, multiprocess_mode=mode)  # type: ignore[arg-type]
+
+    def count_request(self, route: str, status: int, seconds: float) -> None:
+        """Counts an answered request."""
         if not self.enabled:
             return
-        if not self._answered:
-            asyncio.get_running_loop().call_later(LATEST_SECONDS, self.count_requests)
-        self._answered.append((route, status, seconds))
-        if len(self._answered) >= TOGETHER:
-            self.count_requests()
+        if (known := self._requests.get((route, status))) is None:
+            known = self.requests.labels(route, str(status)), self.request_seconds.labels(route)
+            self._requests[route, status] = known
+        known[0].inc()
+        known[1].observe(seconds)
 
-    def count_requests(self) -> None:
-        """Counts what was noted."""
-        answered, self._answered = self._answered, []
-        for route, status, seconds in answered:
-            if (known := self._requests.get((route, status))) is None:
-                known = self.requests.labels(route, str(status)), self.request_seconds.labels(route)
-                self._requests[route, status] = known
-            known[0].inc()
-            known[1].observe(seconds)
-
-    def count_batch(
-        self, answers: list[Prediction], queued: list[float], decoding: list[float], seconds: float, waiting: int
-    ) -> None:
-        """One batch more: its answers, how long its pictures waited and took to decode, how long the network took,
-        and how many pictures were waiting or in it.
-        """
-        self.waiting.set(waiting)
-        self.batch_pictures.observe(len(answers))
+    def count_batch(self, predictions: list[Prediction], queued: list[float], seconds: float) -> None:
+        """Counts a batch: its predictions, the seconds each picture spent in the queue, and those the network took."""
+        if not self.enabled:
+            return
+        self.batch_pictures.observe(len(predictions))
         self.inference_seconds.observe(seconds)
-        self.confidence.inc(sum(answer["confidence"] for answer in answers))
-        for answer in answers:
-            self.predictions[answer["index"]].inc()
-        for wait in queued:
+        self.confidence.inc(sum(prediction["confidence"] for prediction in predictions))
+        for prediction, wait in zip(predictions, queued, strict=True):
+            self.predictions[prediction["index"]].inc()
             self.queue_seconds.observe(wait)
-        for duration in decoding:
-            self.decode_seconds.observe(duration)
 
     def count_load(self, model: str, seconds: float) -> None:
-        """`model` answers from now on; loading it took `seconds`."""
+        """Counts that `model` is served from now on, after `seconds` of loading."""
         self._models.add(model)
         for name in self._models:
             self.model.labels(name).set(name == model)
@@ -129,8 +104,7 @@ class Metrics:
         self.model_load_seconds.set(seconds)
 
     async def page(self) -> bytes:
-        """What Prometheus reads."""
-        self.count_requests()
+        """The metrics in the text format that Prometheus scrapes."""
         registry = self.registry
         if FOLDER in os.environ:
             registry = CollectorRegistry()
@@ -139,7 +113,7 @@ class Metrics:
 
 
 def forget_dead_workers() -> None:
-    """Takes what workers that are gone last said of themselves out of the sums; what they counted stays."""
+    """Takes the gauges of workers that have ended out of the sums; their counters stay."""
     for file in Path(os.environ.get(FOLDER, "/nonexistent")).glob("gauge_live*_*.db"):
         pid = int(file.stem.rpartition("_")[2])
         if not Path(f"/proc/{pid}").exists():

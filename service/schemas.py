@@ -1,48 +1,42 @@
-"""The API's words."""
+"""The API's schemas, its examples and the statuses that each operation may answer with."""
 
-from typing import Annotated, Any
+from typing import Any, get_args, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from classifier import classifier
 from classifier.networks import CLASSES
 from classifier.picture import ACCEPTED
 
-Probability = Annotated[float, Field(ge=0, le=1)]
-
-EXAMPLE_PREDICTION: dict[str, JsonValue] = {
-    "class": "Ankle boot",
-    "index": 9,
-    "confidence": 0.9982,
-    "probabilities": {name: 0.9982 if name == "Ankle boot" else 0.0002 for name in CLASSES},
-    "model": "fast-1a2b3c4d",
-}
+EXAMPLE_PREDICTION: Any = classifier.prediction([0.0002] * (len(CLASSES) - 1) + [0.9982], "fast-1a2b3c4d")
 
 
-class Prediction(BaseModel):
-    """What is said of one picture."""
+def describe_fields(shape: type) -> dict[str, Any]:
+    """The fields of a TypedDict whose annotations are `Annotated[type, description]`, as pydantic takes them."""
+    fields: dict[str, Any] = {}
+    for name, hint in get_type_hints(shape, include_extras=True).items():
+        kind, description, *_ = get_args(hint)
+        fields[name] = (kind, Field(description=description))
+    return fields
 
-    model_config = ConfigDict(
-        validate_by_alias=True,
-        validate_by_name=True,
-        json_schema_extra={"example": EXAMPLE_PREDICTION},
-    )
 
-    class_name: str = Field(alias="class", description="the most probable class")
-    index: int = Field(ge=0, lt=len(CLASSES), description="its index, in Fashion-MNIST's order")
-    confidence: Probability = Field(description="its probability")
-    probabilities: dict[str, Probability] = Field(description="of all ten classes, in order; they sum to 1")
-    model: str = Field(description="recipe and first 8 hex digits of the checkpoint's SHA-256")
+Prediction = create_model(
+    "Prediction",
+    __doc__="The prediction for one picture.",
+    __config__=ConfigDict(json_schema_extra={"example": EXAMPLE_PREDICTION}),
+    **describe_fields(classifier.Prediction),
+)
 
 
 class Refusal(BaseModel):
     """Why one picture of a batch got no prediction."""
 
     detail: str
-    status: int = Field(description="what the picture alone would have been answered with")
+    status: int = Field(description="the status that the picture alone would have got")
 
 
 class Batch(BaseModel):
-    """What is said of several pictures, in their order."""
+    """The predictions for several pictures, in their order."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -55,20 +49,23 @@ class Batch(BaseModel):
         }
     )
 
-    predictions: list[Prediction | Refusal]
+    predictions: list[Prediction | Refusal]  # type: ignore[valid-type]
 
 
 class Health(BaseModel):
-    """The service answers pictures."""
+    """The service is ready for pictures."""
 
     model_config = ConfigDict(
-        json_schema_extra={"example": {"status": "ok", "device": "cpu", "model": "fast-1a2b3c4d"}}
+        json_schema_extra={
+            "example": {"status": "ok", "device": "cpu", "runtime": "onnxruntime", "model": "fast-1a2b3c4d"}
+        }
     )
 
     status: str
     device: str = Field(description="where the network runs: cpu, cuda or mps")
-    model: str = Field(description="recipe and first 8 hex digits of the checkpoint's SHA-256")
-    refused: str | None = Field(None, description="why the newer checkpoint in its place is not served, if so")
+    runtime: str = Field(description="what runs the network: onnxruntime or pytorch")
+    model: str = Field(description="the recipe and the first 8 hex digits of the checkpoint's SHA-256")
+    refused: str | None = Field(None, description="why a newer checkpoint was refused, if one was")
 
 
 class Liveness(BaseModel):
@@ -80,7 +77,7 @@ class Liveness(BaseModel):
 
 
 class Problem(BaseModel):
-    """Why there is no other answer, in one sentence that names the limit and the value."""
+    """An error, in one sentence that names the limit and the value."""
 
     detail: str
 
@@ -115,15 +112,15 @@ def problem(description: str, example: str) -> dict[str, Any]:
 
 
 MISSING_MODEL = "model_scratch.pt does not exist: train it with `python -m training.run`."
-NO_KEY = "This service wants a key: send it as Authorization: Bearer."
-INTERNAL_ERROR = "The service failed to answer; its log says why."
+NO_KEY = "Missing or wrong API key: send it as Authorization: Bearer KEY."
+INTERNAL_ERROR = "The service failed to answer; its log has the reason."
 
-TOO_SLOW = problem("The request did not arrive in time", "The request was not complete within 10 s.")
+TOO_SLOW = problem("The request did not arrive before its deadline", "The request was not complete within 10 s.")
 TOO_LONG = problem("Too many or too long headers", "The headers have over 65,536 bytes, the limit.")
 
 Problems = dict[int | str, dict[str, Any]]
 HEALTH_PROBLEMS: Problems = {
-    500: problem("A fault of the service", INTERNAL_ERROR),
+    500: problem("An error of the service", INTERNAL_ERROR),
     503: problem("No model is loaded, or the service is about to stop", MISSING_MODEL),
 }
 PREDICT_PROBLEMS: Problems = {
@@ -139,8 +136,8 @@ PREDICT_PROBLEMS: Problems = {
     ),
     422: problem("No file", "The multipart form has 0 fields 'file'; expected exactly one."),
     431: TOO_LONG,
-    500: problem("A fault of the service", INTERNAL_ERROR),
-    503: problem("No model is loaded, or too many requests wait", MISSING_MODEL),
+    500: problem("An error of the service", INTERNAL_ERROR),
+    503: problem("No model is loaded, or too many pictures are in flight", MISSING_MODEL),
 }
 BATCH_PROBLEMS: Problems = {
     400: problem("A malformed form", "The multipart form is malformed."),
@@ -148,22 +145,22 @@ BATCH_PROBLEMS: Problems = {
     413: problem("Too many bytes or files", "The form has 65 fields 'file', over the limit of 64."),
     422: problem("No file", "The multipart form has 0 fields 'file'; expected at least one."),
     431: TOO_LONG,
-    500: problem("A fault of the service", INTERNAL_ERROR),
-    503: problem("No model is loaded, or too many requests wait", MISSING_MODEL),
+    500: problem("An error of the service", INTERNAL_ERROR),
+    503: problem("No model is loaded, or too many pictures are in flight", MISSING_MODEL),
 }
 
 HEADERS = {  # by status; "all": of every answer
-    "all": {"X-Request-ID": "the request's own, if it bore one of at most 64 letters, digits, '.', '_' or '-'"},
+    "all": {"X-Request-ID": "the request's own, if that has 1 to 64 letters, digits, '.', '_' or '-'; else a new one"},
     "401": {"WWW-Authenticate": "Bearer"},
     "503": {"Retry-After": "seconds"},
 }
 KEY = "key"
-OPEN = ("/health", "/health/live")  # without a key
+OPEN = ("/health", "/health/live")  # these need no API key
 
 
 def complete(schema: dict[str, Any], key: bool) -> dict[str, Any]:
-    """FastAPI's OpenAPI document with what stands around its routes: headers, and the key if there is one."""
-    refusal = problem("No key, or a wrong one", NO_KEY)
+    """FastAPI's OpenAPI document, with what the middleware adds: headers, and the API key if one is set."""
+    refusal = problem("Missing or wrong API key", NO_KEY)
     refusal["content"]["application/json"]["schema"] = {"$ref": "#/components/schemas/Problem"}
     del refusal["model"]
     for path, operations in schema["paths"].items():
@@ -172,7 +169,7 @@ def complete(schema: dict[str, Any], key: bool) -> dict[str, Any]:
                 operation["security"] = [{KEY: []}]
                 operation["responses"]["401"] = dict(refusal)
             for status, response in operation["responses"].items():
-                # The two that the protocol writes, before there is a request, have no headers of the app's.
+                # 408 and 431 come from the server, before the app sees a request.
                 headers = HEADERS.get(status, {}) | ({} if status in ("408", "431") else HEADERS["all"])
                 response["headers"] = {
                     name: {"description": text, "schema": {"type": "string"}} for name, text in headers.items()

@@ -67,7 +67,7 @@ def test_the_classifier_imports_neither() -> None:
 
 
 def test_importing_the_service_loads_nothing_of_the_training() -> None:
-    program = "import sys, service.app, service.server, service.__main__; print(*sys.modules)"
+    program = "import sys, service.app, service.server.run, service.__main__; print(*sys.modules)"
     listing = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = listing.stdout.split()
     assert "classifier.classifier" in loaded

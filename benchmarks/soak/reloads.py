@@ -105,7 +105,7 @@ def broken(service: Service, served: Path, file: Path) -> bool:
         health = service.get("/health").json()
     print(f"A half-copied file: {health}")
     same = {service.predict().json()["model"] for _ in range(20)} == {before}
-    return same and "refused" in health and "service_model_refusals_total 0.0" not in service.get("/metrics").text
+    return same and "refused" in health and "fashion_mnist_model_refusals_total 0.0" not in service.get("/metrics").text
 
 
 def main() -> int:

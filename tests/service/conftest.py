@@ -8,7 +8,9 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -16,7 +18,7 @@ import uvicorn
 from PIL import Image
 
 from service.app import create_app
-from service.protocol import PunctualProtocol
+from service.server.protocol import DeadlineProtocol
 from service.settings import Settings
 
 SHOE = Path(__file__).parents[2] / "shoe.png"
@@ -38,7 +40,8 @@ def poll(seconds: float = DEADLINE_SECONDS) -> Iterator[None]:
 @contextmanager
 def serving(settings: Settings) -> Iterator[httpx.Client]:
     """A client of a server with these settings, once it has tried to load its model."""
-    server = uvicorn.Server(uvicorn.Config(create_app(settings), port=0, http=PunctualProtocol, log_level="warning"))
+    protocol: Any = partial(DeadlineProtocol, request_seconds=settings.request_seconds)
+    server = uvicorn.Server(uvicorn.Config(create_app(settings), port=0, http=protocol, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -138,8 +138,8 @@ def test_unknown_addresses_and_methods_are_told_in_a_sentence(client: httpx.Clie
 
 def test_health_names_device_and_model(client: httpx.Client) -> None:
     health = client.get("/health").json()
-    assert health.keys() == {"status", "device", "model"}
-    assert health["status"] == "ok"
+    assert health.keys() == {"status", "device", "runtime", "model"}
+    assert (health["status"], health["device"], health["runtime"]) == ("ok", "cpu", "onnxruntime")
     assert health["model"] == client.post("/predict", files={"file": PICTURE}).json()["model"]
     assert client.head("/health").status_code == 200
     assert client.get("/health/live").json() == {"status": "alive"}

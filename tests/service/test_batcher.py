@@ -1,109 +1,82 @@
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from classifier.classifier import Classifier, Prediction
 from classifier.networks import Pixels
-from classifier.picture import BrokenPicture, UnsupportedPicture
-from service.batcher import FULL_SECONDS, Batcher, Overloaded, TooLate
+from service.admission import Deadline, DeadlineExceeded
+from service.batcher import Batcher
 from service.metrics import Metrics
-from service.reload import Reloader
-from service.settings import Settings
-from tests.service.conftest import encoded
+from service.model_store import ServedModel
+
+
+@pytest.fixture(scope="module")
+def classifier(tiny_checkpoint: Path) -> Classifier:
+    return Classifier.load(tiny_checkpoint, "cpu")
 
 
 def pictures(n: int) -> Pixels:
     return np.random.default_rng(0).integers(256, size=(n, 28, 28), dtype=np.uint8)
 
 
-def encoded_pictures(n: int) -> list[bytes]:
-    return [encoded(Image.fromarray(pixels)) for pixels in pictures(n)]
+def make(classifier: Classifier, runs_inline: bool = True, max_batch: int = 32) -> Batcher:
+    return Batcher(lambda: ServedModel(classifier, runs_inline), max_batch, Metrics())
 
 
-async def loaded(model: Path, **settings: Any) -> Batcher:
-    asked, metrics = Settings(model=model, **settings), Metrics()
-    batcher = Batcher(asked, metrics, Reloader(asked, metrics))
-    await batcher.reloader.load()
-    return batcher
+def predict_all(batcher: Batcher, deadline: Deadline | None = None, n: int = 50) -> list[Prediction | BaseException]:
+    async def run() -> list[Prediction | BaseException]:
+        predictions = (batcher.predict(pixels, deadline) for pixels in pictures(n))
+        return await asyncio.gather(*predictions, return_exceptions=True)
+
+    return asyncio.run(run())
 
 
-def test_each_picture_gets_its_own_answer(tiny_checkpoint: Path) -> None:
-    async def ask() -> list[Prediction]:
-        batcher = await loaded(tiny_checkpoint, max_batch=7)
-        return await asyncio.gather(*map(batcher.predict, encoded_pictures(50)))
-
-    expected = Classifier.load(tiny_checkpoint, "cpu").predict(pictures(50)[:, None])
-    for got, wanted in zip(asyncio.run(ask()), expected, strict=True):
+@pytest.mark.parametrize("runs_inline", [True, False])
+def test_each_picture_gets_its_own_prediction(classifier: Classifier, runs_inline: bool) -> None:
+    batcher = make(classifier, runs_inline, max_batch=7)
+    expected = classifier.predict(pictures(50)[:, None])
+    for got, wanted in zip(predict_all(batcher), expected, strict=True):
+        assert not isinstance(got, BaseException)
         assert got["index"] == wanted["index"]
         assert got["confidence"] == pytest.approx(wanted["confidence"], abs=1e-5)
+    batcher.close()
 
 
-def test_large_pictures_and_small_ones_are_answered_together(tiny_checkpoint: Path) -> None:
-    large = encoded(Image.fromarray(pictures(1)[0]).resize((600, 600), Image.Resampling.NEAREST))
-
-    async def ask() -> list[Prediction | BaseException]:
-        batcher = await loaded(tiny_checkpoint)
-        contents = [large, encoded_pictures(1)[0], large[:-100], b"text"]
-        return await asyncio.gather(*map(batcher.predict, contents), return_exceptions=True)
-
-    kinds = [type(result) for result in asyncio.run(ask())]
-    assert kinds == [dict, dict, BrokenPicture, UnsupportedPicture]
+def test_pictures_that_arrive_together_are_one_batch(classifier: Classifier) -> None:
+    metrics = Metrics()
+    predict_all(Batcher(lambda: ServedModel(classifier, True), 32, metrics), n=40)
+    sample = metrics.registry.get_sample_value
+    assert sample("fashion_mnist_batch_pictures_sum") == 40
+    assert sample("fashion_mnist_batch_pictures_count") == 2
 
 
-def test_more_than_may_wait_are_not_let_in(tiny_checkpoint: Path) -> None:
-    async def ask() -> None:
-        batcher = await loaded(tiny_checkpoint, max_waiting=2)
-        asked = []
-        for content in encoded_pictures(2):
-            batcher.check()
-            asked.append(asyncio.create_task(batcher.predict(content)))
-            await asyncio.sleep(0)
-        with pytest.raises(Overloaded, match=r"^2 pictures wait already"):
-            batcher.check()
-        await asyncio.gather(*asked)
-        batcher.check()
-
-    asyncio.run(ask())
+def test_a_picture_over_its_deadline_is_dropped(classifier: Classifier) -> None:
+    for result in predict_all(make(classifier), Deadline(1e-9), n=3):
+        assert isinstance(result, DeadlineExceeded)
 
 
-def test_hasty_clients_are_kept_out_until_the_limit_is_no_longer_reached(tiny_checkpoint: Path) -> None:
-    async def ask() -> None:
-        batcher = await loaded(tiny_checkpoint, max_waiting=1)
-        batcher.check(hasty=True)
-        waiting = asyncio.create_task(batcher.predict(encoded_pictures(1)[0]))
+def test_a_picture_whose_client_left_is_dropped(classifier: Classifier) -> None:
+    async def run() -> Prediction:
+        batcher = make(classifier)
+        left, stayed = (asyncio.create_task(batcher.predict(pixels)) for pixels in pictures(2))
         await asyncio.sleep(0)
-        with pytest.raises(Overloaded):
-            batcher.check()
-        await waiting
-        batcher.check()
-        with pytest.raises(Overloaded):
-            batcher.check(hasty=True)
-        await asyncio.sleep(2 * FULL_SECONDS)
-        batcher.check(hasty=True)
+        left.cancel()
+        return await stayed
 
-    asyncio.run(ask())
+    assert asyncio.run(run())["index"] in range(10)
 
 
-def test_a_picture_that_waited_for_too_long_is_dropped(tiny_checkpoint: Path) -> None:
-    async def ask() -> list[Prediction | BaseException]:
-        batcher = await loaded(tiny_checkpoint, max_wait_seconds=1e-9)
-        return await asyncio.gather(*map(batcher.predict, encoded_pictures(3)), return_exceptions=True)
+@pytest.mark.parametrize("runs_inline", [True, False])
+def test_an_error_reaches_every_caller_and_the_next_batch_goes_on(classifier: Classifier, runs_inline: bool) -> None:
+    batcher = make(classifier, runs_inline)
 
-    for result in asyncio.run(ask()):
-        assert isinstance(result, TooLate)
-        assert str(result).startswith("The picture waited for ")
+    async def run() -> list[Prediction | BaseException]:
+        wrong = np.zeros((1, 1), np.uint8)
+        results = await asyncio.gather(*(batcher.predict(wrong) for _ in range(3)), return_exceptions=True)
+        return [*results, await batcher.predict(pictures(1)[0])]
 
-
-def test_a_picture_whose_client_went_away_is_dropped(tiny_checkpoint: Path) -> None:
-    async def ask() -> Prediction:
-        batcher = await loaded(tiny_checkpoint)
-        one, other = (asyncio.create_task(batcher.predict(content)) for content in encoded_pictures(2))
-        await asyncio.sleep(0)
-        one.cancel()
-        return await other
-
-    assert asyncio.run(ask())["index"] in range(10)
+    *failed, last = asyncio.run(run())
+    assert all(isinstance(result, Exception) for result in failed)
+    assert isinstance(last, dict)

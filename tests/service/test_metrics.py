@@ -35,7 +35,7 @@ def fresh(settings: Settings) -> Iterator[httpx.Client]:
 
 
 def test_every_request_and_picture_is_counted_once(fresh: httpx.Client) -> None:
-    loading = {name: value for name, value in counts(fresh).items() if name == "service_rejected_total NotReady"}
+    loading = {name: value for name, value in counts(fresh).items() if name == "fashion_mnist_rejected_total not_ready"}
     answers = [fresh.post("/predict", files={"file": PICTURE}).json() for _ in range(50)]
     for content in (b"", b"text", bytes(300_000)):
         fresh.post("/predict", files={"file": content})
@@ -44,50 +44,54 @@ def test_every_request_and_picture_is_counted_once(fresh: httpx.Client) -> None:
     fresh.get("/nothing")
     fresh.get("/nothing/else")
     got = counts(fresh)
-    assert {key: value for key, value in got.items() if key.startswith("service_requests_total /predict")} == {
-        "service_requests_total /predict 200": 50,
-        "service_requests_total /predict 400": 1,
-        "service_requests_total /predict 413": 1,
-        "service_requests_total /predict 415": 1,
-        "service_requests_total /predict 422": 1,
-        "service_requests_total /predict/batch 200": 1,
+    assert {key: value for key, value in got.items() if key.startswith("fashion_mnist_requests_total /predict")} == {
+        "fashion_mnist_requests_total /predict 200": 50,
+        "fashion_mnist_requests_total /predict 400": 1,
+        "fashion_mnist_requests_total /predict 413": 1,
+        "fashion_mnist_requests_total /predict 415": 1,
+        "fashion_mnist_requests_total /predict 422": 1,
+        "fashion_mnist_requests_total /predict/batch 200": 1,
     }
-    assert got["service_requests_total other 404"] == 2
-    assert got["service_request_seconds_count /predict"] == got["service_request_seconds_bucket +Inf /predict"] == 54
-    assert {key: value for key, value in got.items() if key.startswith("service_rejected_total")} == {
+    assert got["fashion_mnist_requests_total other 404"] == 2
+    assert (
+        got["fashion_mnist_request_seconds_count /predict"]
+        == got["fashion_mnist_request_seconds_bucket +Inf /predict"]
+        == 54
+    )
+    assert {key: value for key, value in got.items() if key.startswith("fashion_mnist_rejected_total")} == {
         **loading,
-        "service_rejected_total BrokenPicture": 1,
-        "service_rejected_total MissingFile": 1,
-        "service_rejected_total UnsupportedPicture": 2,
-        "service_rejected_total UploadTooLarge": 1,
+        "fashion_mnist_rejected_total broken_picture": 1,
+        "fashion_mnist_rejected_total missing_file": 1,
+        "fashion_mnist_rejected_total unsupported_picture": 2,
+        "fashion_mnist_rejected_total upload_too_large": 1,
     }
     for name in ("queue", "decode"):
-        assert got[f"service_{name}_seconds_count"] == got[f"service_{name}_seconds_bucket +Inf"] == 53
-        assert got[f"service_{name}_seconds_sum"] >= 0
-    assert got["service_batch_pictures_sum"] == 53
-    assert got["service_inference_seconds_count"] == got["service_batch_pictures_count"] >= 51
-    assert got[f"service_predictions_total {answers[0]['class']}"] == 53
-    assert sum(value for key, value in got.items() if key.startswith("service_predictions_total")) == 53
-    assert got["service_confidence_total"] == pytest.approx(53 * answers[0]["confidence"], abs=1e-3)
-    assert got["service_waiting"] == 0
-    assert got["service_model_refusals_total"] == 0
-    assert got[f"service_model {answers[0]['model']}"] == 1
-    assert 0 < got["service_model_load_seconds"] < 60
-    assert got["service_model_loaded_timestamp_seconds"] > 1.7e9
+        assert got[f"fashion_mnist_{name}_seconds_count"] == got[f"fashion_mnist_{name}_seconds_bucket +Inf"] == 53
+        assert got[f"fashion_mnist_{name}_seconds_sum"] >= 0
+    assert got["fashion_mnist_batch_pictures_sum"] == 53
+    assert got["fashion_mnist_inference_seconds_count"] == got["fashion_mnist_batch_pictures_count"] >= 51
+    assert got[f"fashion_mnist_predictions_total {answers[0]['class']}"] == 53
+    assert sum(value for key, value in got.items() if key.startswith("fashion_mnist_predictions_total")) == 53
+    assert got["fashion_mnist_confidence_total"] == pytest.approx(53 * answers[0]["confidence"], abs=1e-3)
+    assert got["fashion_mnist_in_flight"] == 0
+    assert got["fashion_mnist_model_refusals_total"] == 0
+    assert got[f"fashion_mnist_model {answers[0]['model']}"] == 1
+    assert 0 < got["fashion_mnist_model_load_seconds"] < 60
+    assert got["fashion_mnist_model_loaded_timestamp_seconds"] > 1.7e9
 
 
 def test_the_page_itself_is_counted_the_next_time(fresh: httpx.Client) -> None:
     for i in range(3):
-        assert counts(fresh).get("service_requests_total /metrics 200", 0) == i
+        assert counts(fresh).get("fashion_mnist_requests_total /metrics 200", 0) == i
 
 
 def test_a_checkpoint_that_is_refused_is_counted(tmp_path: Path) -> None:
     with serving(Settings(model=tmp_path / "gone.pt")) as client:
         client.post("/predict", files={"file": PICTURE})
         got = counts(client)
-    assert got["service_model_refusals_total"] == 1
-    assert got["service_rejected_total NotReady"] == 1 + got["service_requests_total /health 503"]
-    assert got["service_requests_total /predict 503"] == 1
+    assert got["fashion_mnist_model_refusals_total"] == 1
+    assert got["fashion_mnist_rejected_total not_ready"] == 1 + got["fashion_mnist_requests_total /health 503"]
+    assert got["fashion_mnist_requests_total /predict 503"] == 1
 
 
 def test_unauthorized_requests_are_counted(settings: Settings) -> None:
@@ -96,7 +100,7 @@ def test_unauthorized_requests_are_counted(settings: Settings) -> None:
         client.post("/predict")
         client.headers["Authorization"] = "Bearer swordfish"
         got = counts(client)
-    assert got["service_rejected_total Unauthorized"] == got["service_requests_total /predict 401"] == 1
+    assert got["fashion_mnist_rejected_total unauthorized"] == got["fashion_mnist_requests_total /predict 401"] == 1
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two workers need two cores")
@@ -109,7 +113,7 @@ def test_either_worker_tells_the_sum_and_what_a_killed_one_counted_is_kept(tiny_
             with httpx.Client(base_url=base_url, timeout=20) as client:
                 for _ in poll(60):
                     with suppress(httpx.TransportError):
-                        if counts(client).get("service_requests_total /predict 200") == asked:
+                        if counts(client).get("fashion_mnist_requests_total /predict 200") == asked:
                             break
 
     with started("--model", str(tiny_checkpoint), "--workers", "2", SERVICE_DRAIN_SECONDS="0") as (process, client):
@@ -130,4 +134,4 @@ def test_either_worker_tells_the_sum_and_what_a_killed_one_counted_is_kept(tiny_
         until_all_is_told()
         with httpx.Client(base_url=base_url, timeout=20) as other:
             got = counts(other)
-    assert sum(value for key, value in got.items() if key.startswith("service_predictions_total")) == asked
+    assert sum(value for key, value in got.items() if key.startswith("fashion_mnist_predictions_total")) == asked

@@ -70,7 +70,7 @@ def test_a_network_that_overflows_is_a_fault_of_the_service(tmp_path: Path, capl
             answer = client.post(path, files={"file": noise})
             assert (answer.status_code, answer.json()) == (500, {"detail": INTERNAL_ERROR})
             assert_guarded(answer)
-    records = [record for record in caplog.records if record.name == "service.app"]
+    records = [record for record in caplog.records if record.name == "service.errors"]
     assert len(records) == 2
     for record in records:
         assert record.exc_info is not None

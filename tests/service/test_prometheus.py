@@ -13,12 +13,12 @@ import pytest
 from service.metrics import Metrics
 from tests.service.conftest import DEADLINE_SECONDS, SHOE, free_port, poll, started
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
+DEPLOY = Path(__file__).parents[2] / "deploy/prometheus"
 GOOD, BAD = 45, 8  # requests; no multiples of what a worker counts at once
 
 
 def test_the_alerts_ask_for_what_the_service_counts() -> None:
-    asked = set(re.findall(r"\bservice_\w+", (DEPLOY / "alerts.yml").read_text()))
+    asked = set(re.findall(r"\bfashion_mnist_\w+", (DEPLOY / "alerts.yml").read_text()))
     families = list(Metrics().registry.collect())
     counted = {family.name + "_total" * (family.type == "counter") for family in families}
     counted |= {family.name + "_bucket" for family in families if family.type == "histogram"}
@@ -86,7 +86,7 @@ def test_prometheus_reads_the_right_counts_of_two_workers(tiny_checkpoint: Path,
             for _ in range(count):  # each on a connection of its own, so that both workers are asked
                 client.post("/predict", files={"file": content}, headers={"Connection": "close"})
         with prometheus(client.base_url.netloc.decode(), tmp_path) as asked:
-            answered = 'service_requests_total{job="fashion-mnist", route="/predict"}'
+            answered = 'fashion_mnist_requests_total{job="fashion-mnist", route="/predict"}'
             for _ in poll():
                 if value(asked, f"sum({answered})") >= GOOD + BAD:
                     break
@@ -95,9 +95,9 @@ def test_prometheus_reads_the_right_counts_of_two_workers(tiny_checkpoint: Path,
                 for each in data(asked, "query", query=answered)["result"]
             }
             assert counts == {"200": GOOD, "415": BAD}
-            assert value(asked, 'service_request_seconds_count{route="/predict"}') == GOOD + BAD
-            assert value(asked, "sum(service_predictions_total)") == GOOD
-            assert value(asked, 'service_rejected_total{reason="UnsupportedPicture"}') == BAD
+            assert value(asked, 'fashion_mnist_request_seconds_count{route="/predict"}') == GOOD + BAD
+            assert value(asked, "sum(fashion_mnist_predictions_total)") == GOOD
+            assert value(asked, 'fashion_mnist_rejected_total{reason="unsupported_picture"}') == BAD
 
             [target] = data(asked, "targets")["activeTargets"]
             assert (target["health"], target["lastError"]) == ("up", "")

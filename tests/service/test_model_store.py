@@ -7,25 +7,25 @@ from typing import Any
 import pytest
 
 from service.metrics import Metrics
-from service.reload import NotReady, Reloader
+from service.model_store import ModelStore, NotReady
 from service.settings import Settings
 from tests.service.conftest import DEADLINE_SECONDS, POLL_SECONDS
 
 
-async def loaded(model: Path, **settings: Any) -> Reloader:
-    reloader = Reloader(Settings(model=model, **settings), Metrics())
-    await reloader.load()
-    return reloader
+async def loaded(model: Path, **settings: Any) -> ModelStore:
+    models = ModelStore(Settings(model=model, **settings), Metrics())
+    await models.load()
+    return models
 
 
 def test_without_a_model_the_reason_is_given(tmp_path: Path) -> None:
     async def ask() -> None:
-        reloader = Reloader(Settings(model=tmp_path / "gone.pt"), Metrics())
+        models = ModelStore(Settings(model=tmp_path / "gone.pt"), Metrics())
         with pytest.raises(NotReady, match="being loaded"):
-            _ = reloader.model
-        await reloader.load()
+            models.current()
+        await models.load()
         with pytest.raises(NotReady, match=r"gone\.pt does not exist"):
-            _ = reloader.model
+            models.current()
 
     asyncio.run(ask())
 
@@ -35,24 +35,22 @@ def test_a_new_checkpoint_takes_over_and_a_broken_one_does_not(
 ) -> None:
     path = tmp_path / "model.pt"
 
-    async def until(reloader: Reloader, model: str, refusal: str | None) -> None:
+    async def until(models: ModelStore, model: str, refusal: str | None) -> None:
         async with asyncio.timeout(DEADLINE_SECONDS):
-            while not (reloader.model.classifier.model.startswith(model) and reloader.refusal == refusal):
+            while not (models.current().classifier.model.startswith(model) and models.refusal == refusal):
                 await asyncio.sleep(POLL_SECONDS)
 
     async def ask() -> None:
-        reloader = await loaded(Path(shutil.copy(tiny_checkpoint, path)))
-        watching = asyncio.create_task(reloader.watch())
+        models = await loaded(Path(shutil.copy(tiny_checkpoint, path)))
+        watching = asyncio.create_task(models.watch())
         shutil.copy(tutorial_state_dict, path)
-        await until(reloader, "tutorial-", None)
+        await until(models, "tutorial-", None)
         path.write_bytes(tiny_checkpoint.read_bytes()[:1000])
-        await until(
-            reloader, "tutorial-", "model.pt is not a PyTorch checkpoint, or it is cut short: not a zip archive."
-        )
+        await until(models, "tutorial-", "model.pt is not a PyTorch checkpoint, or it is cut short: not a zip archive.")
         path.unlink()
-        await until(reloader, "tutorial-", "model.pt does not exist: train it with `python -m training.run`.")
+        await until(models, "tutorial-", "model.pt does not exist: train it with `python -m training.run`.")
         shutil.copy(tiny_checkpoint, path)
-        await until(reloader, "tiny-", None)
+        await until(models, "tiny-", None)
         watching.cancel()
 
     asyncio.run(ask())
@@ -62,7 +60,7 @@ def test_only_the_pinned_checkpoint_is_served(tiny_checkpoint: Path) -> None:
     right = hashlib.sha256(tiny_checkpoint.read_bytes()).hexdigest()
 
     async def ask(pinned: str) -> None:
-        _ = (await loaded(tiny_checkpoint, model_sha256=pinned)).model
+        (await loaded(tiny_checkpoint, model_sha256=pinned)).current()
 
     asyncio.run(ask(right))
     with pytest.raises(NotReady, match=f"has the SHA-256 {right[:8]}…, not 00000000… as expected"):

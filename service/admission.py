@@ -1,0 +1,63 @@
+"""Admission control (load shedding): a limit of pictures in flight, and a limit of the time that one may wait.
+
+What comes beyond either limit is refused with 503, so that those that were admitted are answered in time.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from service.metrics import Metrics
+
+
+class Overloaded(Exception):
+    """Too many pictures are in flight; one sentence for clients."""
+
+
+class DeadlineExceeded(Exception):
+    """A picture waited for too long; one sentence for clients."""
+
+
+class Deadline:
+    """The time until which work on a picture must have begun."""
+
+    def __init__(self, seconds: float) -> None:
+        self._limit = seconds
+        self._begin = time.monotonic()
+
+    def check(self) -> None:
+        """Raises DeadlineExceeded if the time is over."""
+        waited = time.monotonic() - self._begin
+        if waited > self._limit:
+            raise DeadlineExceeded(
+                f"The picture waited {waited:.1f} s, over the limit of {self._limit:g} s; try again later."
+            )
+
+
+class Admission:
+    """Counts the pictures in flight: uploaded and not answered yet. A batch takes one place for each picture."""
+
+    def __init__(self, limit: int, max_wait_seconds: float, metrics: Metrics) -> None:
+        self.limit = limit
+        self.in_flight = 0
+        self._max_wait_seconds = max_wait_seconds
+        self._metrics = metrics
+
+    def check(self, pictures: int = 1) -> None:
+        """Raises Overloaded unless so many more pictures would be admitted."""
+        if self.in_flight + pictures > self.limit:
+            raise Overloaded(f"Too many pictures are in flight, {self.in_flight} of {self.limit}; try again later.")
+
+    @contextmanager
+    def admit(self, pictures: int = 1) -> Iterator[Deadline]:
+        """Takes so many places until the `with` block ends. Raises Overloaded."""
+        self.check(pictures)
+        self._count(pictures)
+        try:
+            yield Deadline(self._max_wait_seconds)
+        finally:
+            self._count(-pictures)
+
+    def _count(self, pictures: int) -> None:
+        self.in_flight += pictures
+        self._metrics.in_flight.set(self.in_flight)

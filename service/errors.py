@@ -1,0 +1,61 @@
+"""One table: error -> HTTP status and the reason that metrics count. Every error answer is made here."""
+
+import logging
+
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+from starlette.types import Scope
+
+from classifier.picture import BrokenPicture, PictureTooLarge, UnsupportedPicture
+from service.admission import DeadlineExceeded, Overloaded
+from service.metrics import Metrics
+from service.model_store import NotReady
+from service.schemas import INTERNAL_ERROR
+from service.uploads import BrokenUpload, MissingFile, UploadTooLarge
+
+ERRORS: dict[type[Exception], tuple[int, str]] = {
+    BrokenPicture: (400, "broken_picture"),
+    BrokenUpload: (400, "broken_upload"),
+    PictureTooLarge: (413, "picture_too_large"),
+    UploadTooLarge: (413, "upload_too_large"),
+    UnsupportedPicture: (415, "unsupported_picture"),
+    MissingFile: (422, "missing_file"),
+    NotReady: (503, "not_ready"),
+    Overloaded: (503, "overloaded"),
+    DeadlineExceeded: (503, "deadline_exceeded"),
+}
+HTTP_SENTENCES = {
+    404: "There is nothing at this address; /docs lists what there is.",
+    405: "This address does not take that method; /docs lists the methods it takes.",
+}
+RETRY_AFTER_SECONDS = 1
+BACKPRESSURE = "backpressure"  # ASGI extension: asks the server to stop reading from this client for a while
+
+logger = logging.getLogger(__name__)
+
+
+def describe_error(error: BaseException, metrics: Metrics) -> tuple[int, str]:
+    """The status and the sentence for clients. Counts an error of the table; logs any other, which is a fault."""
+    if known := ERRORS.get(type(error)):  # type: ignore[arg-type]
+        status, reason = known
+        metrics.rejected.labels(reason).inc()
+        return status, str(error)
+    if isinstance(error, HTTPException):
+        return error.status_code, HTTP_SENTENCES.get(error.status_code, f"{error.detail}.")
+    logger.error("A request failed with an unexpected error.", exc_info=error)
+    return 500, INTERNAL_ERROR
+
+
+def error_response(scope: Scope, error: BaseException, metrics: Metrics) -> Response:
+    """The answer to a request that failed with this error.
+
+    Backpressure: if the server offers the extension, it stops reading from a client that was refused for overload until
+    Retry-After is over.
+    """
+    if isinstance(error, Overloaded) and (extension := scope.get("extensions", {}).get(BACKPRESSURE)) is not None:
+        extension["pause_seconds"] = RETRY_AFTER_SECONDS
+    status, sentence = describe_error(error, metrics)
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    if status == 503:
+        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return JSONResponse({"detail": sentence}, status, headers)

@@ -1,0 +1,80 @@
+"""From upload to prediction: uploads -> admission -> decoding -> batcher."""
+
+import asyncio
+from typing import Any
+
+from pydantic_core import to_json
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from classifier.classifier import Prediction
+from service import uploads
+from service.admission import Admission, Deadline
+from service.batcher import Batcher
+from service.decoding import Decoder
+from service.errors import ERRORS, describe_error, error_response
+from service.metrics import Metrics
+from service.model_store import ModelStore
+from service.settings import Settings
+
+
+class Predictions:
+    """What `POST /predict` and `POST /predict/batch` do."""
+
+    def __init__(self, settings: Settings, metrics: Metrics, models: ModelStore) -> None:
+        self.admission = Admission(settings.max_waiting, settings.max_wait_seconds, metrics)
+        self.decoder = Decoder(settings.max_pixels, settings.max_jpeg_pixels, metrics)
+        self.batcher = Batcher(models.current, settings.max_batch, metrics)
+        self._models = models
+        self._metrics = metrics
+        self._max_bytes = settings.max_upload_bytes
+        self._max_files = min(settings.max_files, settings.max_waiting)  # more could never be admitted
+
+    async def predict(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI endpoint of `POST /predict`: one picture in, one prediction out."""
+        try:
+            self._check()
+            content = await uploads.read(scope, receive, self._max_bytes)
+            with self.admission.admit() as deadline:
+                prediction = await self._predict(content, deadline)
+            response = json_response(prediction)
+        except Exception as error:  # a boundary: counted or logged there
+            response = error_response(scope, error, self._metrics)
+        await response(scope, receive, send)
+
+    async def predict_batch(self, request: Request) -> Response:
+        """The classes of several pictures, in their order. A picture that is refused costs the others nothing."""
+        self._check()
+        contents = await uploads.read_several(request.scope, request.receive, self._max_bytes, self._max_files)
+        with self.admission.admit(len(contents)) as deadline:
+            results = await asyncio.gather(
+                *(self._predict(content, deadline) for content in contents), return_exceptions=True
+            )
+        return json_response({"predictions": [self._item(result) for result in results]})
+
+    def _check(self) -> None:
+        """Refuses before the body is read. Raises NotReady, Overloaded."""
+        self._models.current()
+        self.admission.check()
+
+    async def _predict(self, content: bytes, deadline: Deadline) -> Prediction:
+        return await self.batcher.predict(await self.decoder.decode(content, deadline), deadline)
+
+    def _item(self, result: Prediction | BaseException) -> Prediction | dict[str, Any]:
+        if not isinstance(result, BaseException):
+            return result
+        if type(result) not in ERRORS:
+            raise result
+        status, sentence = describe_error(result, self._metrics)
+        return {"detail": sentence, "status": status}
+
+    def close(self) -> None:
+        """Waits for the threads to end."""
+        self.decoder.close()
+        self.batcher.close()
+
+
+def json_response(content: object) -> Response:
+    """200 with `content` as JSON; floats keep their shortest exact form."""
+    return Response(to_json(content), media_type="application/json")

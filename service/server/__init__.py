@@ -1,0 +1,1 @@
+"""All that knows uvicorn: it runs the app, and the app does not know it."""
