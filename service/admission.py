@@ -4,8 +4,6 @@ What comes beyond either limit is refused with 503, so that those that were admi
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from service.metrics import Metrics
 
@@ -19,28 +17,27 @@ class DeadlineExceeded(Exception):
 
 
 class Deadline:
-    """The time until which work on a picture must have begun."""
+    """The time, from now on, within which work on a picture must begin."""
 
     def __init__(self, seconds: float) -> None:
-        self._limit = seconds
+        self._seconds = seconds
         self._begin = time.monotonic()
 
     def check(self) -> None:
         """Raises DeadlineExceeded if the time is over."""
         waited = time.monotonic() - self._begin
-        if waited > self._limit:
+        if waited > self._seconds:
             raise DeadlineExceeded(
-                f"The picture waited {waited:.1f} s, over the limit of {self._limit:g} s; try again later."
+                f"The picture waited {waited:.1f} s, over the limit of {self._seconds:g} s; try again later."
             )
 
 
 class Admission:
     """Counts the pictures in flight: uploaded and not answered yet. A batch takes one place for each picture."""
 
-    def __init__(self, limit: int, max_wait_seconds: float, metrics: Metrics) -> None:
+    def __init__(self, limit: int, metrics: Metrics) -> None:
         self.limit = limit
         self.in_flight = 0
-        self._max_wait_seconds = max_wait_seconds
         self._metrics = metrics
 
     def check(self, pictures: int = 1) -> None:
@@ -48,16 +45,13 @@ class Admission:
         if self.in_flight + pictures > self.limit:
             raise Overloaded(f"Too many pictures are in flight, {self.in_flight} of {self.limit}; try again later.")
 
-    @contextmanager
-    def admit(self, pictures: int = 1) -> Iterator[Deadline]:
-        """Takes so many places until the `with` block ends. Raises Overloaded."""
+    def enter(self, pictures: int = 1) -> None:
+        """Takes so many places; `leave` must follow. Raises Overloaded."""
         self.check(pictures)
-        self._count(pictures)
-        try:
-            yield Deadline(self._max_wait_seconds)
-        finally:
-            self._count(-pictures)
-
-    def _count(self, pictures: int) -> None:
         self.in_flight += pictures
+        self._metrics.in_flight.set(self.in_flight)
+
+    def leave(self, pictures: int = 1) -> None:
+        """Gives back so many places."""
+        self.in_flight -= pictures
         self._metrics.in_flight.set(self.in_flight)

@@ -23,11 +23,12 @@ class Predictions:
     """What `POST /predict` and `POST /predict/batch` do."""
 
     def __init__(self, settings: Settings, metrics: Metrics, models: ModelStore) -> None:
-        self.admission = Admission(settings.max_waiting, settings.max_wait_seconds, metrics)
+        self.admission = Admission(settings.max_waiting, metrics)
         self.decoder = Decoder(settings.max_pixels, settings.max_jpeg_pixels, metrics)
         self.batcher = Batcher(models.current, settings.max_batch, metrics)
         self._models = models
         self._metrics = metrics
+        self._max_wait_seconds = settings.max_wait_seconds
         self._max_bytes = settings.max_upload_bytes
         self._max_files = min(settings.max_files, settings.max_waiting)  # more could never be admitted
 
@@ -36,8 +37,11 @@ class Predictions:
         try:
             self._check()
             content = await uploads.read(scope, receive, self._max_bytes)
-            with self.admission.admit() as deadline:
-                prediction = await self._predict(content, deadline)
+            self.admission.enter()
+            try:
+                prediction = await self._predict(content, Deadline(self._max_wait_seconds))
+            finally:
+                self.admission.leave()
             response = json_response(prediction)
         except Exception as error:  # a boundary: counted or logged there
             response = error_response(scope, error, self._metrics)
@@ -47,10 +51,14 @@ class Predictions:
         """The classes of several pictures, in their order. A picture that is refused costs the others nothing."""
         self._check()
         contents = await uploads.read_several(request.scope, request.receive, self._max_bytes, self._max_files)
-        with self.admission.admit(len(contents)) as deadline:
+        self.admission.enter(len(contents))
+        try:
+            deadline = Deadline(self._max_wait_seconds)
             results = await asyncio.gather(
                 *(self._predict(content, deadline) for content in contents), return_exceptions=True
             )
+        finally:
+            self.admission.leave(len(contents))
         return json_response({"predictions": [self._item(result) for result in results]})
 
     def _check(self) -> None:

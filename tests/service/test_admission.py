@@ -10,22 +10,17 @@ def in_flight(metrics: Metrics) -> float | None:
 
 def test_a_batch_takes_a_place_for_each_picture() -> None:
     metrics = Metrics()
-    admission = Admission(4, 1, metrics)
-    with admission.admit(3):
-        assert admission.in_flight == in_flight(metrics) == 3
-        with pytest.raises(Overloaded, match=r"^Too many pictures are in flight, 3 of 4; try again later\.$"):
-            admission.check(2)
-        with admission.admit(1), pytest.raises(Overloaded), admission.admit(1):
-            pass
-        assert admission.in_flight == 3
+    admission = Admission(4, metrics)
+    admission.enter(3)
+    assert admission.in_flight == in_flight(metrics) == 3
+    with pytest.raises(Overloaded, match=r"^Too many pictures are in flight, 3 of 4; try again later\.$"):
+        admission.enter(2)
+    admission.enter()
+    with pytest.raises(Overloaded):
+        admission.check()
+    admission.leave(3)
+    admission.leave()
     assert admission.in_flight == in_flight(metrics) == 0
-
-
-def test_places_are_given_back_after_an_error() -> None:
-    admission = Admission(1, 1, Metrics())
-    with pytest.raises(ZeroDivisionError), admission.admit():
-        raise ZeroDivisionError
-    admission.check()
 
 
 def test_a_deadline_that_is_over_names_its_limit() -> None:
