@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from benchmarks.soak.running import POLL_SECONDS, SHOE, Service, close, raise_file_limit, running
-from service import memory
+from service.server.memory import TRIM_SECONDS
 
 REQUEST_SECONDS = 5.0  # SERVICE_REQUEST_SECONDS
 ENDED_SECONDS = 3 * REQUEST_SECONDS  # from the last connection until the service has let go of all
@@ -20,7 +20,7 @@ RUDE = 200  # clients of each rude kind
 ROUNDS = 3  # after the first, which warms up
 MAX_GROWTH = 1.15
 MAX_ANSWER_SECONDS = 1.0  # to others, even where thousands of deadlines come at once
-TIDY_SECONDS = 3 * memory.TIDY_SECONDS  # until memory is back
+SETTLE_SECONDS = 3 * TRIM_SECONDS  # until freed memory is back
 SEED = 0
 HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
 SCRIPT = b"GET /static-offline-docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n"  # over a megabyte
@@ -108,7 +108,7 @@ def settled(service: Service, most: float) -> float:
     """Memory in MiB, once it is below `most` or has had its time to get there."""
     begin = time.monotonic()
     peak = megabytes = service.megabytes()
-    while megabytes > most and time.monotonic() - begin < TIDY_SECONDS:
+    while megabytes > most and time.monotonic() - begin < SETTLE_SECONDS:
         time.sleep(POLL_SECONDS)
         megabytes = service.megabytes()
     print(f"Memory: {peak:.0f} MiB, {megabytes:.0f} MiB {time.monotonic() - begin:.1f} s later.")

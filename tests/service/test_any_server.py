@@ -68,7 +68,7 @@ async def hypercorn_server(model: Path) -> AsyncIterator[Server]:
     config.graceful_timeout = DEADLINE_SECONDS
     stopping = asyncio.Event()
     app: Any = create_app(settings_of(model))
-    serving = asyncio.create_task(hypercorn.asyncio.serve(app, config, shutdown_trigger=stopping.wait))  # type: ignore[arg-type]
+    serving = asyncio.create_task(hypercorn.asyncio.serve(app, config, shutdown_trigger=stopping.wait))
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_SECONDS) as client:
             yield client, stopping.set
@@ -89,7 +89,8 @@ async def lifespan(app: ASGIApp) -> AsyncIterator[None]:
     """Starts and stops the app as a server without lifespan state does."""
     events: asyncio.Queue[Message] = asyncio.Queue()
     answers: asyncio.Queue[Message] = asyncio.Queue()
-    running = asyncio.create_task(app({"type": "lifespan", "asgi": {"version": "3.0"}}, events.get, answers.put))
+    scope = {"type": "lifespan", "asgi": {"version": "3.0"}}
+    running = asyncio.ensure_future(app(scope, events.get, answers.put))
     await events.put({"type": "lifespan.startup"})
     assert (await answers.get())["type"] == "lifespan.startup.complete"
     yield

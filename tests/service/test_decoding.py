@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from classifier.networks import Pixels
 from classifier.picture import BrokenPicture, PictureTooLarge, UnsupportedPicture
 from classifier.preprocessing import read_pixels
 from service.admission import Deadline, DeadlineExceeded
@@ -17,8 +18,8 @@ MANY_BYTES = encoded(Image.effect_noise((200, 200), 50.0))
 MANY_PIXELS = encoded(Image.new("L", (600, 600)))
 
 
-def decode(content: bytes, seconds: float = 60, metrics: Metrics | None = None) -> object:
-    async def run() -> object:
+def decode(content: bytes, seconds: float = 60, metrics: Metrics | None = None) -> Pixels:
+    async def run() -> Pixels:
         decoder = Decoder(1_000_000, 1_000_000, metrics or Metrics())
         try:
             return await decoder.decode(content, Deadline(seconds))

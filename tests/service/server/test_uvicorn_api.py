@@ -19,7 +19,7 @@ def test_uvicorn_has_the_method(kind: type, name: str) -> None:
 
 def test_a_connection_has_the_attributes() -> None:
     async def attributes() -> set[str]:
-        config = uvicorn.Config("tests.service.server.test_uvicorn_api:ignored")
+        config = uvicorn.Config("tests.service.server.test_uvicorn_api:ignored", interface="asgi3")
         config.load()
         server = uvicorn.Server(config)
         return set(vars(HttpToolsProtocol(config, server.server_state, {})))
