@@ -141,11 +141,7 @@ def test_an_early_answer_is_the_only_one(connection: socket.socket) -> None:
     assert re.findall(rb"HTTP/1.1 (\d+)", read_all(connection)) == [b"413"]
 
 
-@pytest.mark.parametrize(
-    "beginning",
-    [b"GET / HTTP/1.1\r\n", HEAD + CHUNKED + b"0\r\n"],
-    ids=["headers", "trailers"],
-)
+@pytest.mark.parametrize("beginning", [b"GET / HTTP/1.1\r\n", HEAD + CHUNKED + b"0\r\n"], ids=["headers", "trailers"])
 @pytest.mark.parametrize("line", [b"x: " + b"y" * 1000 + b"\r\n", b"y" * 1000], ids=["many", "one"])
 def test_endless_headers_end(connection: socket.socket, beginning: bytes, line: bytes) -> None:
     sent = 0
