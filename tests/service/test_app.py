@@ -1,4 +1,6 @@
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +17,7 @@ from service.settings import Settings
 from tests.service.conftest import SHOE, encoded, serving
 
 PICTURE = SHOE.read_bytes()
+ROOT = SHOE.parent
 
 
 def test_predict_answers_a_form(client: httpx.Client) -> None:
@@ -212,3 +215,31 @@ def test_all_test_images_get_what_evaluate_computes() -> None:
     assert [answer["index"] for answer in answers] == evaluation.predicted.tolist()
     served = torch.tensor([list(answer["probabilities"].values()) for answer in answers], dtype=torch.float64)
     assert (served - probabilities).abs().max() < 1e-3
+
+
+WITHOUT_LINUX = """
+import ctypes, os, sys
+
+def refuse(event, arguments):
+    if event == "ctypes.dlopen" and (arguments[0] is None or "libc." in str(arguments[0])):
+        raise OSError("there is no such library")
+    if event in ("open", "os.listdir", "os.scandir") and str(arguments[0]).startswith("/proc"):
+        raise FileNotFoundError(arguments[0])
+
+sys.addaudithook(refuse)
+import service.app, service.settings
+service.app.create_app(service.settings.Settings())
+print(*sys.modules)
+"""
+
+
+def test_the_app_imports_without_libc_proc_and_uvicorn() -> None:
+    listing = subprocess.run(
+        [sys.executable, "-c", WITHOUT_LINUX], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    loaded = set(listing.stdout.split())
+    assert "service.predictions" in loaded
+    assert not {
+        name for name in loaded if name.partition(".")[0] in ("uvicorn", "hypercorn", "training", "torchvision")
+    }
+    assert not {name for name in loaded if name.startswith("service.server")}
