@@ -118,4 +118,4 @@ def reliability(
 
 def expected_calibration_error(confidence: Tensor, correct: Tensor, bins: int = CALIBRATION_BINS) -> float:
     """Expected calibration error: mean |confidence - accuracy| over bins of equal mass (Nguyen & O'Connor 2015)."""
-    return sum(abs(sure - accuracy) * n for sure, accuracy, n in reliability(confidence, correct, bins)) / len(correct)
+    return sum(abs(mean - accuracy) * n for mean, accuracy, n in reliability(confidence, correct, bins)) / len(correct)

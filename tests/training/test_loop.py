@@ -96,7 +96,7 @@ def test_the_weights_of_the_lowest_validation_loss_are_kept(tiny_images: Images,
     assert loss == pytest.approx(state.best_loss, rel=1e-3)
 
 
-def test_a_recipe_may_keep_the_last_weights_whatever_their_loss(
+def test_a_recipe_may_keep_the_last_weights_even_if_their_loss_is_higher(
     tiny_images: Images, overfitting_recipe: Recipe
 ) -> None:
     run = make_run(replace(overfitting_recipe, keep="last"), tiny_images, wrongly_labelled(tiny_images))

@@ -183,7 +183,7 @@ def test_a_removed_resume_file_leaves_nothing(tmp_path: Path, tiny_recipe: Recip
 
 
 @pytest.mark.data
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3_600)  # five minutes on two idle cores
 def test_a_run_killed_at_20_random_points_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: Path) -> None:
     arguments = (*QUICK, "--epochs", "4", "--seed", "7", "--output")
     begin = time.monotonic()
@@ -210,6 +210,7 @@ def test_a_run_killed_at_20_random_points_ends_with_the_weights_of_an_uninterrup
 
 
 @pytest.mark.data
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("accident", ["the disk is full", "the folder is gone"])
 def test_a_resume_file_that_cannot_be_written_is_one_sentence(accident: str, tmp_path: Path) -> None:
     folder = tmp_path / "models"
@@ -234,6 +235,7 @@ def test_a_resume_file_that_cannot_be_written_is_one_sentence(accident: str, tmp
 
 
 @pytest.mark.data
+@pytest.mark.timeout(600)
 def test_without_a_resume_file_the_run_starts_anew(tmp_path: Path) -> None:
     code, text, _ = finished(*QUICK, "--epochs", "1", "--resume", "--output", tmp_path / "model.pt")
     assert code == 0

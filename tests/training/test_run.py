@@ -145,6 +145,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 @pytest.mark.data
+@pytest.mark.timeout(600)
 def test_a_run_ends_with_a_checkpoint_a_report_and_a_line_of_json(finished_run: tuple[Path, str]) -> None:
     folder, text = finished_run
     output = folder / "models/model.pt"
@@ -168,6 +169,7 @@ def test_a_run_ends_with_a_checkpoint_a_report_and_a_line_of_json(finished_run: 
 
 
 @pytest.mark.data
+@pytest.mark.timeout(600)
 def test_equal_seeds_give_equal_checkpoints(tmp_path: Path, finished_run: tuple[Path, str]) -> None:
     code, _, _ = finished(*QUICK, "--epochs", "1", "--seed", "7", "--output", tmp_path / "again.pt")
     assert code == 0
@@ -177,6 +179,7 @@ def test_equal_seeds_give_equal_checkpoints(tmp_path: Path, finished_run: tuple[
 
 
 @pytest.mark.data
+@pytest.mark.timeout(600)
 def test_ctrl_c_after_an_epoch_leaves_its_checkpoint_and_exit_code_130(tmp_path: Path) -> None:
     output = tmp_path / "model.pt"
     with running(*QUICK, "--epochs", "1000", "--output", output) as process:
@@ -189,6 +192,7 @@ def test_ctrl_c_after_an_epoch_leaves_its_checkpoint_and_exit_code_130(tmp_path:
 
 
 @pytest.mark.data
+@pytest.mark.timeout(600)
 def test_ctrl_c_in_the_first_epoch_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     output = tmp_path / "model.pt"
     output.write_bytes(b"old")
@@ -201,6 +205,7 @@ def test_ctrl_c_in_the_first_epoch_leaves_the_old_checkpoint(tmp_path: Path) -> 
 
 
 @pytest.mark.data
+@pytest.mark.timeout(600)
 def test_a_diverging_run_is_one_sentence_and_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     output = tmp_path / "model.pt"
     output.write_bytes(b"old")
