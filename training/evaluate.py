@@ -1,4 +1,4 @@
-"""Evaluates a checkpoint on the test set: `python -m training.evaluate [CHECKPOINT]`."""
+"""Evaluates a checkpoint on the test set, with its costs: `python -m training.evaluate [CHECKPOINT]`."""
 
 import argparse
 import sys
@@ -25,11 +25,7 @@ LATENCY_SECONDS = 0.5  # for which each batch size is measured
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = Parser(
-        prog="python -m training.evaluate",
-        description="Evaluates a checkpoint on the test set: accuracy, calibration, costs. "
-        "The last line on standard output is one JSON object.",
-    )
+    parser = Parser(prog="python -m training.evaluate", description=__doc__)
     parser.add_argument(
         "checkpoint",
         nargs="?",

@@ -19,10 +19,7 @@ MAX_BYTES = 10 * 2**20  # 10 MiB, the service's limit
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = Parser(
-        prog="python -m training.predict",
-        description="Predicts the class of picture files. The last line on standard output is one JSON object.",
-    )
+    parser = Parser(prog="python -m training.predict", description=__doc__)
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="PNG, JPEG, WebP, AVIF, GIF or BMP file")
     parser.add_argument(
         "--checkpoint",

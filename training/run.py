@@ -1,6 +1,6 @@
-"""Trains a classifier: `python -m training.run [--recipe NAME]`.
+"""Trains a classifier, evaluates it and writes its checkpoint: `python -m training.run [--recipe NAME]`.
 
-Top to bottom: recipe, data, network, training, calibration, evaluation, checkpoint.
+The steps: recipe, data, network, training, calibration, evaluation on the test set, checkpoint.
 """
 
 import argparse
@@ -51,53 +51,35 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = Parser(
-        prog="python -m training.run",
-        description="Trains a Fashion-MNIST classifier, evaluates it on the test set and writes its checkpoint. "
-        "The last line on standard output is one JSON object.",
-    )
-    parser.add_argument(
+    parser = Parser(prog="python -m training.run", description=__doc__)
+    add = parser.add_argument
+    add(
         "--recipe",
         choices=RECIPES,
         default="fast",
-        help="network and hyperparameters (default: fast); on an NVIDIA GPU, fast and best have larger networks",
+        help="network and hyperparameters (default: fast); a GPU has its own",
     )
-    parser.add_argument(
-        "--epochs", type=positive(int), metavar="N", help="passes over the training images (default: the recipe's)"
-    )
-    parser.add_argument("--batch-size", type=positive(int), metavar="N", help="images per step (default: the recipe's)")
-    parser.add_argument("--lr", type=positive(float), metavar="X", help="peak learning rate (default: the recipe's)")
-    parser.add_argument(
-        "--seed", type=seed, default=0, metavar="N", help="of data split, weights and augmentation (default: 0)"
-    )
+    add("--epochs", type=positive(int), metavar="N", help="passes over the training images (default: the recipe's)")
+    add("--batch-size", type=positive(int), metavar="N", help="images per step (default: the recipe's)")
+    add("--lr", type=positive(float), metavar="X", help="peak learning rate (default: the recipe's)")
+    add("--seed", type=seed, default=0, metavar="N", help="of data split, weights and augmentation (default: 0)")
     add_device(parser)
     add_data_dir(parser)
-    parser.add_argument(
-        "--output", type=Path, default=CHECKPOINT, metavar="FILE", help=f"checkpoint to write (default: {CHECKPOINT})"
-    )
+    add("--output", type=Path, default=CHECKPOINT, metavar="FILE", help=f"checkpoint to write (default: {CHECKPOINT})")
     add_report(parser)
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="continue an interrupted run from the file beside --output; repeat its other arguments",
-    )
-    parser.add_argument(
+    add("--resume", action="store_true", help="continue an interrupted run; repeat its other arguments")
+    add(
         "--backbone",
         metavar="NAME",
-        help=f"recipe pretrained: timm's name of the network (default: {PRETRAINED.arguments['backbone']})",
+        help=f"recipe pretrained: timm's network (default: {PRETRAINED.arguments['backbone']})",
     )
-    parser.add_argument(
+    add(
         "--weights",
         type=Path,
         metavar="FILE",
-        help="recipe pretrained: timm's ImageNet weights (default: timm downloads them)",
+        help="recipe pretrained: ImageNet weights (default: timm downloads them)",
     )
-    parser.add_argument(
-        "--teacher",
-        type=Path,
-        metavar="FILE",
-        help="recipe shipped: the checkpoint to distil knowledge from (required)",
-    )
+    add("--teacher", type=Path, metavar="FILE", help="recipe shipped: checkpoint to distil knowledge from (required)")
     options = parser.parse_args(arguments)
     distils = RECIPES[options.recipe].distillation_weight > 0
     if options.recipe != "pretrained" and (options.backbone or options.weights):

@@ -183,7 +183,7 @@ def test_a_removed_resume_file_leaves_nothing(tmp_path: Path, tiny_recipe: Recip
 
 
 @pytest.mark.data
-@pytest.mark.timeout(3_600)  # five minutes on two idle cores
+@pytest.mark.timeout(6_000)
 def test_a_run_killed_at_20_random_points_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: Path) -> None:
     arguments = (*QUICK, "--epochs", "4", "--seed", "7", "--output")
     begin = time.monotonic()

@@ -20,6 +20,7 @@ from training.recipes import FAST
 
 ROOT = Path(__file__).parents[2]
 QUICK = ("--recipe", "tutorial", "--batch-size", "1000", "--device", "cpu")
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # a second one spins while it waits: on a busy machine that doubles the CPU time
 KEYS = "recipe seed device epochs seconds parameters validation_loss test_loss test_accuracy output"
 
 
@@ -29,6 +30,7 @@ def running(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         [sys.executable, "-m", "training.run", *map(str, arguments)],
         cwd=ROOT,
+        env=os.environ | ONE_THREAD,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
