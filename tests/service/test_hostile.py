@@ -1,4 +1,4 @@
-"""Bombs and disguises against the running app with the limits that it ships with: refused or answered, quickly."""
+"""Decompression bombs and disguised files against the running app with its default limits."""
 
 import io
 import resource
@@ -16,7 +16,7 @@ from tests.classifier.hostile import MAX_BYTES, bmp_rle, exif, gif_around, jpeg_
 from tests.classifier.test_hostile_pictures import chunk, encode, jpeg, png
 from tests.service.conftest import SHOE, serving
 
-SECONDS = 2.0  # each takes less than half of that alone on a slow core; the rest is for other work beside it
+SECONDS = 10.0  # of processor time; each takes under one on a slow core
 MEBIBYTES = 500  # more than before, for all of them
 NO_PICTURE = (415, "The file is not a picture of an accepted format: PNG, JPEG, WebP, GIF, BMP.")
 BOMB = zlib.compress(bytes(2**20 - 8), 9)
@@ -77,7 +77,7 @@ def shipped(tiny_checkpoint: Path) -> Iterator[httpx.Client]:
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_bomb_is_told_quickly_what_it_is(shipped: httpx.Client, name: str) -> None:
+def test_a_bomb_is_answered_within_limits(shipped: httpx.Client, name: str) -> None:
     make, (status, sentence) = BOMBS[name]
     content = make()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -90,7 +90,7 @@ def test_a_bomb_is_told_quickly_what_it_is(shipped: httpx.Client, name: str) -> 
     assert shipped.get("/health").status_code == 200
 
 
-def test_a_form_that_names_a_path_of_its_own_gets_none(shipped: httpx.Client, tmp_path: Path) -> None:
+def test_a_path_as_file_name_writes_nothing(shipped: httpx.Client, tmp_path: Path) -> None:
     for name in (str(tmp_path / "x.png"), "../../x.png", "C:\\x.png", "x\0.png", "a" * 1_000):
         assert shipped.post("/predict", files={"file": (name, SHOE.read_bytes())}).status_code == 200
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""What /metrics says, exactly, with one worker and with two."""
+"""The exact values of /metrics, with one worker and with two."""
 
 import os
 import signal
@@ -85,7 +85,7 @@ def test_the_page_itself_is_counted_the_next_time(fresh: httpx.Client) -> None:
         assert counts(fresh).get("fashion_mnist_requests_total /metrics 200", 0) == i
 
 
-def test_a_checkpoint_that_is_refused_is_counted(tmp_path: Path) -> None:
+def test_a_refused_checkpoint_is_counted(tmp_path: Path) -> None:
     with serving(Settings(model=tmp_path / "gone.pt")) as client:
         client.post("/predict", files={"file": PICTURE})
         got = counts(client)
@@ -104,11 +104,11 @@ def test_unauthorized_requests_are_counted(settings: Settings) -> None:
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two workers need two cores")
-def test_either_worker_tells_the_sum_and_what_a_killed_one_counted_is_kept(tiny_checkpoint: Path) -> None:
-    asked = 75  # not a multiple of what is counted at once
+def test_each_worker_reports_the_sum_and_keeps_the_counts_of_a_killed_one(tiny_checkpoint: Path) -> None:
+    asked = 75
 
-    def until_all_is_told() -> None:
-        """By whichever worker takes a connection, without anybody asking the other one."""
+    def until_all_is_counted() -> None:
+        """Polls one worker, by one connection; the other worker gets no request meanwhile."""
         for _ in range(8):
             with httpx.Client(base_url=base_url, timeout=20) as client:
                 for _ in poll(60):
@@ -124,14 +124,14 @@ def test_either_worker_tells_the_sum_and_what_a_killed_one_counted_is_kept(tiny_
         for _ in range(asked):
             with httpx.Client(base_url=base_url, timeout=20) as each:
                 assert each.post("/predict", files={"file": PICTURE}).status_code == 200
-        until_all_is_told()
+        until_all_is_counted()
         before = workers_of(process)
         for pid in before:
             os.kill(pid, signal.SIGKILL)
         for _ in poll(60):
             if len(workers_of(process) - before) == 2:
                 break
-        until_all_is_told()
+        until_all_is_counted()
         with httpx.Client(base_url=base_url, timeout=20) as other:
             got = counts(other)
     assert sum(value for key, value in got.items() if key.startswith("fashion_mnist_predictions_total")) == asked

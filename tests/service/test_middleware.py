@@ -1,4 +1,4 @@
-"""What surrounds every answer, whichever it is."""
+"""Request ids, security headers, the API key and CORS, on every kind of answer."""
 
 import re
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ OPEN = ("/health", "/health/live")
 
 @pytest.fixture(scope="module")
 def locked(settings: Settings) -> Iterator[httpx.Client]:
-    """A client, without the key, of a service that wants one, and whose pages one other site may use."""
+    """A client without the key, of a service that requires one and allows one other origin."""
     with serving(load_settings(**settings.model_dump() | {"api_key": KEY, "cors_origins": SITE})) as client:
         yield client
 
@@ -34,7 +34,7 @@ def assert_guarded(response: httpx.Response) -> None:
     assert re.fullmatch(r"[A-Za-z0-9._-]{1,64}", response.headers["X-Request-ID"])
 
 
-def test_every_answer_has_an_id_and_the_headers_that_guard_it(client: httpx.Client, locked: httpx.Client) -> None:
+def test_every_answer_has_a_request_id_and_security_headers(client: httpx.Client, locked: httpx.Client) -> None:
     preflight = {"Origin": SITE, "Access-Control-Request-Method": "POST"}
     answers = [
         *(client.get(path) for path in ("/", "/docs", "/openapi.json", "/health", "/health/live", "/metrics")),
@@ -54,14 +54,14 @@ def test_every_answer_has_an_id_and_the_headers_that_guard_it(client: httpx.Clie
     assert len({answer.headers["X-Request-ID"] for answer in answers}) == len(answers)
 
 
-def test_without_a_model_as_well(tmp_path: Path) -> None:
+def test_an_answer_without_a_model_has_them_too(tmp_path: Path) -> None:
     with serving(Settings(model=tmp_path / "gone.pt")) as client:
         for answer in (client.get("/health"), client.post("/predict", files={"file": PICTURE})):
             assert answer.status_code == 503
             assert_guarded(answer)
 
 
-def test_a_network_that_overflows_is_a_fault_of_the_service(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_network_that_overflows_is_an_internal_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save(overflowing(), tmp_path / "model.pt")
     noise = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8)))
     with serving(Settings(model=tmp_path / "model.pt")) as client:
@@ -84,7 +84,7 @@ def test_a_request_keeps_its_own_id(client: httpx.Client, own: str) -> None:
 
 
 @pytest.mark.parametrize("own", ["", "x" * 65, "a b", "a\tb", "é", '"', "a/b", "{}"])
-def test_an_id_that_might_do_harm_is_replaced(client: httpx.Client, own: str) -> None:
+def test_an_unsafe_request_id_is_replaced(client: httpx.Client, own: str) -> None:
     [made] = post(client, "/predict", own).headers.get_list("X-Request-ID")
     assert re.fullmatch(r"[0-9a-f]{8}-\d+", made)
 
@@ -97,7 +97,7 @@ def post(client: httpx.Client, path: str, own_id: str) -> httpx.Response:
     "header",
     [None, b"", b"Bearer", KEY.encode(), b"Basic " + KEY.encode(), b"Bearer swordfish", b"Bearer \xff"],
 )
-def test_without_the_key_there_is_health_and_nothing_else(locked: httpx.Client, header: bytes | None) -> None:
+def test_without_the_key_only_health_is_answered(locked: httpx.Client, header: bytes | None) -> None:
     headers = httpx.Headers({} if header is None else {b"Authorization": header})
     for path in ("/", "/docs", "/openapi.json", "/metrics", "/nothing", "/health/", "/predict", "//health"):
         answer = locked.get(path, headers=headers)
@@ -109,7 +109,7 @@ def test_without_the_key_there_is_health_and_nothing_else(locked: httpx.Client, 
         assert locked.get(path, headers=headers).status_code == 200
 
 
-def test_with_the_key_there_is_all(locked: httpx.Client) -> None:
+def test_with_the_key_everything_is_answered(locked: httpx.Client) -> None:
     for path in ("/docs", "/openapi.json", "/metrics", *OPEN):
         assert locked.get(path, headers=BEARER).status_code == 200
     for path in ("/predict", "/predict/batch"):
@@ -118,7 +118,7 @@ def test_with_the_key_there_is_all(locked: httpx.Client) -> None:
         assert locked.get(asset).status_code == 200, asset
 
 
-def test_the_key_is_in_no_setting_that_is_shown(settings: Settings) -> None:
+def test_the_key_is_not_printed_with_the_settings(settings: Settings) -> None:
     assert KEY not in repr(load_settings(api_key=KEY))
 
 
@@ -129,7 +129,7 @@ def test_pages_can_be_switched_off(settings: Settings) -> None:
         assert client.post("/predict", files={"file": PICTURE}).status_code == 200
 
 
-def test_no_other_site_may_ask_unless_it_is_named(client: httpx.Client, locked: httpx.Client) -> None:
+def test_only_the_named_origin_may_send_requests(client: httpx.Client, locked: httpx.Client) -> None:
     def allowed(answer: httpx.Response) -> str | None:
         origin: str | None = answer.headers.get("Access-Control-Allow-Origin")
         return origin

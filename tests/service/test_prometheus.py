@@ -14,7 +14,7 @@ from service.metrics import Metrics
 from tests.service.conftest import DEADLINE_SECONDS, SHOE, free_port, poll, started
 
 DEPLOY = Path(__file__).parents[2] / "deploy/prometheus"
-GOOD, BAD = 45, 8  # requests; no multiples of what a worker counts at once
+GOOD, BAD = 45, 8  # requests
 
 
 def test_the_alerts_ask_for_what_the_service_counts() -> None:

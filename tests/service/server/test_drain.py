@@ -53,7 +53,7 @@ class Load:
                     self.errors.append(error)
 
     def latest(self) -> dict[str, str]:
-        """The model of each process's latest answer, by what its request ids begin with."""
+        """The model of the latest answer of each process. Its request ids begin with the same 8 digits."""
         return {
             answer.headers["x-request-id"].partition("-")[0]: answer.json()["model"] for answer in list(self.answers)
         }
@@ -149,7 +149,7 @@ def pair(model: Path) -> Iterator[tuple[Service, httpx.Client]]:
 
 
 def fresh_answer(base_url: httpx.URL) -> httpx.Response:
-    """From whichever process takes the new connection first."""
+    """The answer on a new connection, which any worker may accept."""
     with httpx.Client(base_url=base_url, timeout=DEADLINE_SECONDS) as client:
         return predict(client)
 
