@@ -93,7 +93,7 @@ def test_relative_links_resolve(name: str) -> None:
         assert not anchor or anchor in anchors(str(path.resolve().relative_to(ROOT))), f"{target}#{anchor}"
 
 
-@pytest.mark.parametrize("name", sorted(set(DOCUMENTS) - {"docs/architecture.md"}))
+@pytest.mark.parametrize("name", DOCUMENTS)
 def test_files_modules_and_make_targets_exist(name: str) -> None:
     text = DOCUMENTS[name]
     for path in re.findall(r"`((?:classifier|training|service|tests|benchmarks|deploy|docs)/[\w/]*\.?\w+)`", text):
@@ -105,7 +105,7 @@ def test_files_modules_and_make_targets_exist(name: str) -> None:
 
 
 @pytest.mark.parametrize("term", TERMS)
-@pytest.mark.parametrize("text", ["\n".join(DOCUMENTS.values())], ids=["documents"])
+@pytest.mark.parametrize("text", [CODE, "\n".join(DOCUMENTS.values())], ids=["code", "documents"])
 def test_a_search_finds_a_term(text: str, term: str) -> None:
     found = term.lower() in re.sub(r"[\s#]+", " ", text).lower()
     assert found, term
@@ -140,6 +140,14 @@ def test_every_route_and_status_code_is_documented() -> None:
 def test_every_documented_page_exists() -> None:
     for path in re.findall(r"^\| `GET (/\S*)` \|", document("http-api"), re.MULTILINE):
         assert ask(path).status_code in (200, 307, 503), path
+
+
+def test_every_metric_and_alert_is_documented() -> None:
+    page = ask("/metrics").text
+    for name in re.findall(r"^# HELP (\w+)", page, re.MULTILINE):
+        assert name.endswith("_created") or re.search(rf"\| `{name}\W", document("operations")), name
+    for alert in re.findall(r"alert: (\w+)", (ROOT / "deploy/alerts.yml").read_text()):
+        assert f"| `{alert}` |" in document("operations"), alert
 
 
 @pytest.mark.parametrize("name", sorted({each.name for each in (*RECIPES.values(), *GPU_RECIPES.values())}))
