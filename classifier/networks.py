@@ -229,7 +229,7 @@ class Pretrained(nn.Module):
         weights of another network, which timm would ignore, and the exceptions of timm.
         """
         if weights is not None and not self.backbone.state_dict().keys() <= weights.keys():
-            raise RuntimeError(f"these are not the weights of {self.name}")
+            raise RuntimeError(f"weights of another network, not the weights of {self.name}")
         overlay = {} if weights is None else {"pretrained_cfg_overlay": {"state_dict": weights}}
         self.backbone = self._create(pretrained=True, **overlay)
 

@@ -20,7 +20,7 @@ MAX_PIXELS = 16_000_000
 MAX_JPEG_PIXELS = 50_000_000  # higher, since a JPEG can be decoded at 1/2, 1/4 or 1/8 of its sides
 MAX_JPEG_SCANS = 24  # encoders write about ten; each scan is another pass over all pixels
 MAX_RLE_PIXELS = 1_000_000  # of a BMP with run-length encoding, which Pillow decodes in Python
-SMALL_BYTES = 8 * 2**10  # 8 KiB; a file up to this size decodes fast whatever it contains, so it is not sanitized
+SMALL_BYTES = 8 * 2**10  # 8 KiB; a file up to this size decodes fast with any content, so it is not sanitized
 START_OF_SCAN = b"\xff\xda"  # does not occur in compressed JPEG data, where 255 is followed by 0 or a restart marker
 
 SIGNATURES: tuple[tuple[bytes, type[ImageFile]], ...] = (

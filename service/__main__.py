@@ -1,4 +1,4 @@
-"""Serves a checkpoint over HTTP: `python -m service [--port 8000]`. Every flag is also a variable SERVICE_…."""
+"""Serves a checkpoint over HTTP: `python -m service [--port 8000]`. Each flag is also a variable SERVICE_…."""
 
 import argparse
 import sys

@@ -1,6 +1,6 @@
-"""Admission control (load shedding): a limit of pictures in flight, and a limit of the time that one may wait.
+"""Admission control (load shedding): a limit of pictures in flight, and a limit of their waiting time.
 
-What comes beyond either limit is refused with 503, so that those that were admitted are answered in time.
+Pictures beyond either limit are refused with 503, so that admitted ones are answered in time.
 """
 
 import time
@@ -41,17 +41,17 @@ class Admission:
         self._metrics = metrics
 
     def check(self, pictures: int = 1) -> None:
-        """Raises Overloaded unless so many more pictures would be admitted."""
+        """Raises Overloaded unless this number of places is free."""
         if self.in_flight + pictures > self.limit:
             raise Overloaded(f"Too many pictures are in flight, {self.in_flight} of {self.limit}; try again later.")
 
     def enter(self, pictures: int = 1) -> None:
-        """Takes so many places; `leave` must follow. Raises Overloaded."""
+        """Takes this number of places; `leave` must follow. Raises Overloaded."""
         self.check(pictures)
         self.in_flight += pictures
         self._metrics.in_flight.set(self.in_flight)
 
     def leave(self, pictures: int = 1) -> None:
-        """Gives back so many places."""
+        """Frees this number of places."""
         self.in_flight -= pictures
         self._metrics.in_flight.set(self.in_flight)

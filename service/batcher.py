@@ -1,8 +1,8 @@
 """Micro-batching: pictures that arrive together go through the network together.
 
-No picture waits for a batch to fill. What arrived in one turn of the event loop is one batch; the next one gathers
-while the network works. A fast network runs in the event loop, where it takes less time than a thread switch; a slow
-one, or one on a GPU, runs in a thread. A new model takes over between two batches.
+No picture waits for a batch to fill. Pictures that arrive in one turn of the event loop are one batch; the next batch
+collects while the network runs. A fast network runs in the event loop, because it takes less time than a thread switch.
+A slow network, or one on a GPU, runs in a thread. A new model takes over between two batches.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ class Batcher:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="network")
 
     async def predict(self, pixels: Pixels, deadline: Deadline | None = None) -> Prediction:
-        """The prediction for one picture, uint8 [28,28]. Raises DeadlineExceeded and what the network raises."""
+        """The prediction for one picture, uint8 [28,28]. Raises DeadlineExceeded and the network's exceptions."""
         loop = asyncio.get_running_loop()
         pending = PendingPicture(pixels, time.monotonic(), deadline, loop.create_future())
         self._queue.append(pending)

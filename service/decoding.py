@@ -1,4 +1,4 @@
-"""Decodes pictures: a small one in the event loop, which takes less time than a thread switch, others in threads."""
+"""Decodes pictures: small ones in the event loop, which takes less time than a thread switch, others in threads."""
 
 import asyncio
 import time

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 def describe_error(error: BaseException, metrics: Metrics) -> tuple[int, str]:
-    """The status and the sentence for clients. Counts an error of the table; logs any other, which is a fault."""
+    """The status and the sentence for clients. Counts an error of the table; logs an unexpected one."""
     if known := ERRORS.get(type(error)):  # type: ignore[arg-type]
         status, reason = known
         metrics.rejected.labels(reason).inc()

@@ -5,7 +5,7 @@ import logging
 import time
 from typing import Any
 
-FIELDS = "fields"  # of a log record: what a line says besides its message
+FIELDS = "fields"  # attribute of a log record: the line's fields besides its message
 
 
 class JsonLines(logging.Formatter):

@@ -71,7 +71,7 @@ class Metrics:
         return Histogram(f"{PREFIX}_{name}", text, labels, buckets=buckets, registry=self.registry)
 
     def _gauge(self, name: str, text: str, mode: str, *labels: str) -> Gauge:
-        """`mode` says how several workers add up: "livesum", "livemin" or "livemax"."""
+        """`mode` is how the values of several workers are combined: "livesum", "livemin" or "livemax"."""
         return Gauge(f"{PREFIX}_{name}", text, labels, registry=self.registry, multiprocess_mode=mode)  # type: ignore[arg-type]
 
     def count_request(self, route: str, status: int, seconds: float) -> None:

@@ -63,7 +63,7 @@ class ModelStore:
             self._refuse(str(error))
         except (RuntimeError, MemoryError):  # a GPU whose memory is full, for example
             logger.exception("The model could not be loaded.")
-            self._refuse("The model could not be loaded; the log says why.")
+            self._refuse("The model could not be loaded; the log has the reason.")
         else:
             self.refusal = None
             classifier = self._model.classifier

@@ -48,7 +48,7 @@ class Predictions:
         await response(scope, receive, send)
 
     async def predict_batch(self, request: Request) -> Response:
-        """The classes of several pictures, in their order. A picture that is refused costs the others nothing."""
+        """The classes of several pictures, in their order. A refused picture does not affect the others."""
         self._check()
         contents = await uploads.read_several(request.scope, request.receive, self._max_bytes, self._max_files)
         self.admission.enter(len(contents))

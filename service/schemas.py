@@ -32,7 +32,7 @@ class Refusal(BaseModel):
     """Why one picture of a batch got no prediction."""
 
     detail: str
-    status: int = Field(description="the status that the picture alone would have got")
+    status: int = Field(description="the status of the picture if it were sent alone")
 
 
 class Batch(BaseModel):
@@ -155,7 +155,7 @@ HEADERS = {  # by status; "all": of every answer
     "503": {"Retry-After": "seconds"},
 }
 KEY = "key"
-OPEN = ("/health", "/health/live")  # these need no API key
+OPEN = ("/health", "/health/live")  # no API key is needed
 
 
 def complete(schema: dict[str, Any], key: bool) -> dict[str, Any]:

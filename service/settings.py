@@ -30,43 +30,51 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
 
-    model: Annotated[Path, AfterValidator(names_a_file), Field(description="the checkpoint to serve")] = Path(
+    model: Annotated[Path, AfterValidator(names_a_file), Field(description="checkpoint file to serve")] = Path(
         "models/model_scratch.pt"
     )
     model_sha256: Annotated[
-        str | None, Field(pattern="^[0-9a-f]{64}$", description="the only checkpoint to serve, by its SHA-256")
+        str | None, Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of the only checkpoint to serve")
     ] = None
-    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Field(description="auto: cuda, then mps, then cpu")] = (
-        "auto"
-    )
-    host: Annotated[str, Field(description="the address to listen on")] = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65_535, description="the port to listen on")] = 8000
+    device: Annotated[
+        Literal["auto", "cpu", "cuda", "mps"],
+        Field(description="device of the network; auto: cuda, then mps, then cpu"),
+    ] = "auto"
+    host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535, description="port to listen on")] = 8000
     workers: Annotated[int, Field(ge=1, le=256, description="processes that share the port")] = 1
     threads: Annotated[int, Field(ge=1, le=256, description="CPU threads of the network in each worker")] = 1
-    access_log: Annotated[bool, Field(description="a line for each request on standard output")] = True
-    metrics: Annotated[bool, Field(description="the page /metrics, for Prometheus")] = True
-    docs: Annotated[bool, Field(description="the page /docs, and /openapi.json")] = True
-    api_key: Annotated[SecretStr | None, Field(min_length=1, description="what requests must bear, if set")] = None
+    access_log: Annotated[bool, Field(description="access log: one line for each request on standard output")] = True
+    metrics: Annotated[bool, Field(description="page /metrics, for Prometheus")] = True
+    docs: Annotated[bool, Field(description="pages /docs and /openapi.json")] = True
+    api_key: Annotated[
+        SecretStr | None, Field(min_length=1, description="key that requests must have; none: no key")
+    ] = None
     cors_origins: Annotated[
         tuple[str, ...],
         NoDecode,
         BeforeValidator(comma_separated),
-        Field(description="sites whose pages may ask, separated by commas"),
+        Field(description="sites whose pages may send requests (CORS), separated by commas"),
     ] = ()
     request_seconds: Annotated[
-        float, Field(gt=0, le=3600, description="for a request to arrive whole, and for its answer to be taken")
+        float,
+        Field(gt=0, le=3600, description="deadline for a request to arrive, and for its answer to be read, in seconds"),
     ] = 10
     drain_seconds: Annotated[
-        float, Field(ge=0, le=3600, description="after SIGTERM, in which /health is 503 and pictures are answered")
+        float, Field(ge=0, le=3600, description="duration of the drain after SIGTERM, in seconds")
     ] = 5
-    max_upload_bytes: Annotated[int, Field(ge=1, description="of a picture, as it is sent")] = 10 * 2**20
+    max_upload_bytes: Annotated[
+        int, Field(ge=1, description="size of an encoded picture, and of a batch, in bytes")
+    ] = 10 * 2**20
     max_files: Annotated[int, Field(ge=1, description="pictures in one request to /predict/batch")] = 64
-    max_pixels: Annotated[int, Field(ge=1, description="of a picture, width times height")] = MAX_PIXELS
-    max_jpeg_pixels: Annotated[int, Field(ge=1, description="the same of a JPEG")] = MAX_JPEG_PIXELS
-    max_batch: Annotated[int, Field(ge=1, le=128, description="pictures the network sees at once")] = 32
-    max_waiting: Annotated[int, Field(ge=1, description="pictures that wait; beyond that, 503")] = 256
+    max_pixels: Annotated[int, Field(ge=1, description="pixels of a picture, width times height")] = MAX_PIXELS
+    max_jpeg_pixels: Annotated[int, Field(ge=1, description="pixels of a JPEG picture, width times height")] = (
+        MAX_JPEG_PIXELS
+    )
+    max_batch: Annotated[int, Field(ge=1, le=128, description="pictures in a batch of the network")] = 32
+    max_waiting: Annotated[int, Field(ge=1, description="pictures in flight in a worker; beyond that, 503")] = 256
     max_wait_seconds: Annotated[
-        float, Field(gt=0, le=3600, description="that a picture may wait; longer, and it is answered with 503")
+        float, Field(gt=0, le=3600, description="time until work on a picture must begin, in seconds; after that, 503")
     ] = 2
 
 

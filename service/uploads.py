@@ -1,7 +1,7 @@
 """An HTTP body -> the picture's bytes, within limits.
 
 The body is the picture itself (`Content-Type: image/*`) or a multipart form with the picture in its field `file`,
-taken apart by python-multipart in memory: nothing is ever spooled to a disk.
+parsed by python-multipart in memory: no upload is written to disk.
 """
 
 import re
@@ -12,11 +12,11 @@ from python_multipart.multipart import parse_options_header
 from starlette.types import Receive, Scope
 
 FIELD = b"file"
-# How nearly every client writes these two; python-multipart reads all other ways, in ten times the time.
+# The common spelling of both headers; python-multipart parses all others, which takes ten times as long.
 USUAL_TYPE = re.compile(rb"multipart/form-data; boundary=([\w'()+./:=?-]+)")
 USUAL_FILE = re.compile(rb'form-data; name="file"(;|$)')
-MAX_PARTS = 64  # of a form, besides its pictures; python-multipart takes up to 25 µs for each
-FORM_BYTES = 16 * 2**10  # 16 KiB: what a form may hold besides, for each picture
+MAX_PARTS = 64  # parts of a form besides its pictures; python-multipart takes up to 25 µs for each
+FORM_BYTES = 16 * 2**10  # 16 KiB: bytes of a form besides its pictures, for each picture
 
 
 class UploadError(Exception):
@@ -78,7 +78,7 @@ async def read_several(scope: Scope, receive: Receive, max_bytes: int, max_files
 
 
 async def body(headers: dict[bytes, bytes], receive: Receive, most: int, max_bytes: int) -> bytes:
-    """The whole body if it is at most `most` bytes; counted as it arrives, whatever Content-Length says."""
+    """The body, of at most `most` bytes, counted as they arrive; Content-Length may be wrong. Raises UploadError."""
     announced = headers.get(b"content-length", b"")
     if announced.isdigit() and int(announced) > most:
         raise UploadTooLarge(f"The body has {int(announced):,} bytes, over the limit of {max_bytes:,} for pictures.")
@@ -118,13 +118,13 @@ def is_file(disposition: bytes) -> bool:
 
 def file_fields(form: bytes, boundary: bytes, max_parts: int = MAX_PARTS) -> list[bytes]:
     """The contents of the fields named `file`, in order. Raises BrokenUpload, UploadTooLarge."""
-    if (parts := form.count(b"--" + boundary) - 1) > max_parts:  # less the one at the end
+    if (parts := form.count(b"--" + boundary) - 1) > max_parts:  # without the closing boundary
         raise UploadTooLarge(f"The form has {parts:,} parts, over the limit of {max_parts:,}.")
-    files: list[list[bytes]] = []  # of each picture, the pieces
+    files: list[list[bytes]] = []  # the chunks of each picture
     header = b""
     wanted = complete = False
 
-    # The parser gets the whole form at once, so that each name and each value comes in one piece.
+    # The parser gets the whole form at once, so each header name and value comes in one chunk.
     def part_begin() -> None:
         nonlocal wanted
         wanted = False
@@ -164,4 +164,4 @@ def file_fields(form: bytes, boundary: bytes, max_parts: int = MAX_PARTS) -> lis
         raise BrokenUpload("The multipart form is malformed.") from error
     if not complete:
         raise BrokenUpload("The multipart form is incomplete: its closing boundary is missing.")
-    return [b"".join(pieces) for pieces in files]
+    return [b"".join(chunks) for chunks in files]

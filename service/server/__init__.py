@@ -1,1 +1,1 @@
-"""All that knows uvicorn: it runs the app, and the app does not know it."""
+"""Runs the app under uvicorn. Only this package imports uvicorn; the app does not import this package."""

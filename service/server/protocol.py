@@ -19,8 +19,8 @@ from service.server.uvicorn_api import STATUS_LINE, HttpToolsProtocol
 
 MAX_HEAD_BYTES = 64 * 2**10  # 64 KiB: first line and headers of a request together, or the trailers behind its body
 MAX_PIPELINED = 8  # requests of a connection that wait for the answer to an earlier one
-CHECKS = 4  # looks at the deadlines within `request_seconds`
-NO_LINGER = struct.pack("ii", 1, 0)  # on and 0 s (socket(7)): the kernel drops what is left to send
+CHECKS = 4  # checks of the deadlines within `request_seconds`
+NO_LINGER = struct.pack("ii", 1, 0)  # on and 0 s (socket(7)): the kernel drops the unsent bytes
 
 
 class DeadlineProtocol(HttpToolsProtocol):
@@ -108,7 +108,7 @@ class DeadlineProtocol(HttpToolsProtocol):
             self.transport.abort()
 
     def refuse(self, status: HTTPStatus, sentence: str) -> None:
-        """Ends the connection; with an error, unless this request or another has an answer under way."""
+        """Closes the connection, with an error answer unless another answer is being sent."""
         last = self.cycle
         if last is None or not last.response_started or (last.response_complete and last.scope is not self.scope):
             content = json.dumps({"detail": sentence}).encode()

@@ -27,7 +27,7 @@ from service.settings import PREFIX, Settings, load_settings
 
 INTERRUPTED = 130  # exit code, as a shell reports SIGINT
 UVICORN_FAILED = 3  # exit code
-HANGING_SECONDS = 60  # until a worker that does not answer its supervisor is replaced; it may have to start first
+HANGING_SECONDS = 60  # until a worker that does not answer its supervisor is replaced; longer than a start takes
 BACKLOG = 2048  # connections that the kernel keeps until they are accepted
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,9 @@ logger = logging.getLogger(__name__)
 def application() -> ASGIApp:
     """The app as a worker makes it, in its event loop, with its settings from the environment."""
     settings = load_settings()
-    warnings.filterwarnings("ignore", module="PIL")  # each is kept, and an upload can cause 65,000 different ones
+    warnings.filterwarnings(
+        "ignore", module="PIL"
+    )  # Python keeps each warning, and an upload can cause 65,000 different ones
     metrics.forget_dead_workers()
     if supervisor := multiprocessing.parent_process():
         threading.Thread(target=stop_with, args=(supervisor,), daemon=True).start()
@@ -46,7 +48,7 @@ def application() -> ASGIApp:
 
 
 def stop_with(supervisor: BaseProcess) -> None:
-    """Stops this worker when its supervisor has ended: nothing else would, and it holds the port."""
+    """Stops this worker when its supervisor has ended; otherwise it would keep the port."""
     supervisor.join()
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -76,7 +78,7 @@ def serve(settings: Settings, flags: dict[str, str]) -> int:
     try:
         return serve_alone(config) if settings.workers == 1 else serve_together(config)
     except SystemExit as error:
-        if error.code == UVICORN_FAILED:  # to start, on a port in use for example; uvicorn has logged why
+        if error.code == UVICORN_FAILED:  # to start, on a port in use for example; uvicorn has logged the reason
             return 1
         raise
 

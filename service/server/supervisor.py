@@ -1,4 +1,4 @@
-"""uvicorn's supervisor of several workers, with our signals: workers are told at once, and their drain is awaited."""
+"""uvicorn's supervisor of several workers, with our signals: workers get them at once, and their drain is awaited."""
 
 import os
 import signal
@@ -15,13 +15,13 @@ from service.server.uvicorn_api import Multiprocess
 class Supervisor(Multiprocess):
     """SIGTERM drains the workers, SIGINT stops them without a drain, a second signal kills them.
 
-    uvicorn's own looks for signals twice a second, and not while it waits for an answer of a worker that has died.
+    uvicorn's supervisor checks for signals twice a second, and not while it waits for an answer of a dead worker.
     """
 
     def __init__(self, config: uvicorn.Config, sockets: list[socket]) -> None:
         super().__init__(config, sockets)
         self.interrupted = False
-        self._stopping: set[int] = set()  # process ids of workers that were told to stop
+        self._stopping: set[int] = set()  # process ids of workers that got a signal to stop
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._handle)
 
@@ -42,7 +42,7 @@ class Supervisor(Multiprocess):
 
     def keep_subprocess_alive(self) -> None:
         for process in self.processes:
-            process.child_conn.close()  # the worker's end: while it is open here, a dead worker only seems slow
+            process.child_conn.close()  # the worker's end; while it is open here, a dead worker seems slow
         if not self._stopping:
             super().keep_subprocess_alive()
 
