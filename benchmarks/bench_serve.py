@@ -1,8 +1,8 @@
-"""How fast the service is beside what people would use instead: `python -m benchmarks.bench_serve [--quick]`.
+"""Speed of the service beside other ways to serve: `python -m benchmarks.bench_serve [--quick]`.
 
 Needs Linux, two cores, wrk (`apt-get install wrk`) and the peers: `pip install -e .[train,dev,bench,cluster]`, in an
 environment of its own if you like: a peer that is not installed is left out. Every contender serves on one core,
-pinned, while wrk presses from another; they take turns over rounds, and those whose turn it is not stand still. Every
+pinned, and wrk sends requests from another; they take turns over rounds, and the others are paused meanwhile. Every
 answer is checked; one that is wrong or missing fails its contender. A table for people, then one line of JSON. Exit
 code 1 if a contender failed or a "must" does not hold.
 """
@@ -24,19 +24,19 @@ from statistics import median
 import torch
 
 from benchmarks import besides
-from benchmarks.contenders import CONTENDERS, QUICK, SHIPPED, Contender, Running, running, teach, version
+from benchmarks.contenders import CONTENDERS, QUICK, SHIPPED, Contender, Running, running, train_net, version
 from benchmarks.load import LoadError, NoAnswer
 from benchmarks.processes import StartError, adopt_orphans, end_orphans
 from benchmarks.rows import HEAD, LEVEL, Loads, Row, table
 
 LEVELS = (1, 8, 32, 128)  # connections
-SCALING_TURNS = 5  # a round: two workers share the connections as it happens
+SCALING_TURNS = 5  # a round; the split of the connections between two workers varies
 SETTLE_SECONDS = 1  # at a new number of connections, before it is measured
 
 
 @dataclass
-class Story:
-    """What the benchmark has found out so far."""
+class Measurements:
+    """The results so far."""
 
     loads: Loads = field(default_factory=dict)
     resident_mib: dict[str, float] = field(default_factory=dict)
@@ -55,21 +55,21 @@ def main() -> int:
     adopt_orphans()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(130))
-    story = Story()
+    measured = Measurements()
     chosen = [contender for contender in CONTENDERS if contender.name in options.only]
     try:
         with tempfile.TemporaryDirectory(prefix="bench", ignore_cleanup_errors=True) as folder, ExitStack() as stack:
             weights = Path(folder, "tutorial.pt")
-            teach(weights)
-            runners = start(stack, story, chosen, weights, options.shipped, cores, Path(folder))
-            rounds(story, runners, cores, options)
-            rows = table(story.loads)
-            if "ours" in runners and "ours" not in story.failures:
-                rows += measure_besides(story, runners["ours"], weights, cores, Path(folder), options)
+            train_net(weights)
+            runners = start(stack, measured, chosen, weights, options.shipped, cores, Path(folder))
+            rounds(measured, runners, cores, options)
+            rows = table(measured.loads)
+            if "ours" in runners and "ours" not in measured.failures:
+                rows += measure_besides(measured, runners["ours"], weights, cores, Path(folder), options)
     finally:
         end_orphans()
-    tell(story, chosen, rows, options)
-    return int(bool(story.failures) or any(row.verdict == "FAIL" for row in rows))
+    print_results(measured, chosen, rows, options)
+    return int(bool(measured.failures) or any(row.verdict == "FAIL" for row in rows))
 
 
 def parse() -> argparse.Namespace:
@@ -80,7 +80,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="turns of each contender (5; quick 2)")
     parser.add_argument("--seconds", type=int, help="of one turn at one number of connections (3; quick 1)")
     parser.add_argument("--memory-requests", type=int, help="over which memory must not grow (100000; quick 0)")
-    parser.add_argument("--shipped", type=Path, default=SHIPPED, metavar="FILE", help="the checkpoint that we ship")
+    parser.add_argument("--shipped", type=Path, default=SHIPPED, metavar="FILE", help="the shipped checkpoint")
     options = parser.parse_args()
     options.shipped = options.shipped.absolute()
     quick = options.quick
@@ -96,7 +96,7 @@ def parse() -> argparse.Namespace:
 
 def start(
     stack: ExitStack,
-    story: Story,
+    measured: Measurements,
     chosen: list[Contender],
     tutorial: Path,
     shipped: Path,
@@ -116,36 +116,36 @@ def start(
         try:
             runner = stack.enter_context(running(contender, weights, cores, scratch))
         except (StartError, LoadError) as error:
-            story.failures[contender.name] = str(error)
+            measured.failures[contender.name] = str(error)
             report(f"{contender.name}: {error}")
             continue
         runners[contender.name] = runner
-        story.start_seconds[contender.name] = runner.server.start_seconds
+        measured.start_seconds[contender.name] = runner.server.start_seconds
         report(f"{contender.name}: up after {runner.server.start_seconds:.1f} s")
     return runners
 
 
-def rounds(story: Story, runners: dict[str, Running], cores: list[int], options: argparse.Namespace) -> None:
-    """Everyone's turn at every number of connections, round by round; who begins changes."""
+def rounds(measured: Measurements, runners: dict[str, Running], cores: list[int], options: argparse.Namespace) -> None:
+    """Each contender's turn at each number of connections, round by round; another one begins each round."""
     names = list(runners)
     for number in range(options.rounds):
         for level in options.levels:
             for name in names[number % len(names) :] + names[: number % len(names)]:
                 if not runners[name].contender.scaling:
-                    take_turn(story, runners[name], number, level, cores, options.seconds, options.settle)
+                    take_turn(measured, runners[name], number, level, cores, options.seconds, options.settle)
         for turn in range(SCALING_TURNS):
             for name in names:
                 if runners[name].contender.scaling:
                     number_of_pair = SCALING_TURNS * number + turn
-                    take_turn(story, runners[name], number_of_pair, LEVEL, cores, options.seconds, options.settle)
+                    take_turn(measured, runners[name], number_of_pair, LEVEL, cores, options.seconds, options.settle)
         report(f"round {number + 1} of {options.rounds} done")
 
 
 def take_turn(
-    story: Story, runner: Running, number: int, level: int, cores: list[int], seconds: int, settle: int
+    measured: Measurements, runner: Running, number: int, level: int, cores: list[int], seconds: int, settle: int
 ) -> None:
     name, server = runner.contender.name, runner.server
-    if name in story.failures:
+    if name in measured.failures:
         return
     try:
         with server.turn():
@@ -156,23 +156,23 @@ def take_turn(
             before = server.cpu_seconds()
             found = runner.press(level, seconds, cores)
             spent = server.cpu_seconds() - before
-            time.sleep(settle)  # else the check shares a batch with what the end of the load cut off
+            time.sleep(settle)  # else the check shares a batch with the last requests of the load
             runner.check()
     except NoAnswer as error:
         report(f"{name}: {error}, not measured")
         return
     except LoadError as error:
-        story.failures[name] = str(error)
+        measured.failures[name] = str(error)
         report(f"{name}: {error}")
         return
-    story.loads.setdefault((name, level), {})[number] = replace(found, cpu_ms=1e3 * spent / found.requests)
-    story.resident_mib[name] = server.resident_bytes() / 2**20
+    measured.loads.setdefault((name, level), {})[number] = replace(found, cpu_ms=1e3 * spent / found.requests)
+    measured.resident_mib[name] = server.resident_bytes() / 2**20
 
 
 def measure_besides(
-    story: Story, runner: Running, weights: Path, cores: list[int], scratch: Path, options: argparse.Namespace
+    measured: Measurements, runner: Running, weights: Path, cores: list[int], scratch: Path, options: argparse.Namespace
 ) -> list[Row]:
-    """The rows of `besides`; of one that fails, those before it count."""
+    """The rows of `besides`. If one fails, the rows before it are returned."""
     rows = besides.start_and_memory(weights, cores, scratch, 1 if options.quick else 5)
     try:
         with runner.server.turn():
@@ -182,12 +182,14 @@ def measure_besides(
             if options.memory_requests:
                 rows.append(besides.memory_slope(runner, cores, options.memory_requests))
     except LoadError as error:
-        story.failures["ours"] = str(error)
+        measured.failures["ours"] = str(error)
         report(f"ours: {error}")
     return rows
 
 
-def tell(story: Story, chosen: list[Contender], rows: list[Row], options: argparse.Namespace) -> None:
+def print_results(
+    measured: Measurements, chosen: list[Contender], rows: list[Row], options: argparse.Namespace
+) -> None:
     """Two tables for people, then one line of JSON."""
     figures = [
         {
@@ -197,13 +199,13 @@ def tell(story: Story, chosen: list[Contender], rows: list[Row], options: argpar
             "p50_ms": median(load.p50_ms for load in loads.values()),
             "p99_ms": median(load.p99_ms for load in loads.values()),
             "cpu_ms": median(load.cpu_ms for load in loads.values()),
-            "resident_mib": story.resident_mib[contender.name],
-            "start_seconds": story.start_seconds[contender.name],
+            "resident_mib": measured.resident_mib[contender.name],
+            "start_seconds": measured.start_seconds[contender.name],
             "generator_cores": max(load.generator_cores for load in loads.values()),
         }
         for contender in chosen
         for level in options.levels
-        if (loads := story.loads.get((contender.name, level)))
+        if (loads := measured.loads.get((contender.name, level)))
     ]
     print("| contender | connections | requests/s | p50 ms | p99 ms | CPU ms a request | memory MiB | start s |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
@@ -213,7 +215,7 @@ def tell(story: Story, chosen: list[Contender], rows: list[Row], options: argpar
             "| {resident_mib:.0f} | {start_seconds:.1f} |".format(**figure)
         )
     print(*("", HEAD, *(row.line() for row in rows), ""), sep="\n")
-    for name, sentence in story.failures.items():
+    for name, sentence in measured.failures.items():
         print(f"{name} FAILED: {sentence}\n")
     print(
         json.dumps(
@@ -226,7 +228,7 @@ def tell(story: Story, chosen: list[Contender], rows: list[Row], options: argpar
                 "seconds": options.seconds,
                 "contenders": figures,
                 "rows": [asdict(row) | {"verdict": row.verdict} for row in rows],
-                "failures": story.failures,
+                "failures": measured.failures,
             }
         )
     )

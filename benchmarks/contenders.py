@@ -31,8 +31,8 @@ from classifier.preprocessing import read_pixels
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "models/model_scratch.pt"
 SHOE = (ROOT / "shoe.png").read_bytes()
-SHOE_CLASS, TURNED_CLASS = "Ankle boot", "Bag"  # what the benchmark's Net is taught
-LESSONS, LEARNING_RATE = 60, 1e-3
+SHOE_CLASS, TURNED_CLASS = "Ankle boot", "Bag"  # labels that the benchmark's Net is trained on
+TRAINING_STEPS, LEARNING_RATE = 60, 1e-3
 TIMEOUT_SECONDS = 30.0
 WARM_UPS, WARM_UP_CONNECTIONS, WARM_UP_REST_SECONDS = 10, 128, 2
 
@@ -44,12 +44,12 @@ class Contender:
     name: str
     what: str
     command: Command
-    package: str = "fastapi"  # what it needs
+    package: str = "fastapi"  # package that it needs
     environment: dict[str, str] = field(default_factory=dict)
     shipped: bool = False  # serves that checkpoint instead of the tutorial's Net
     answers: bool = True  # else it answers {}
     cores: int = 1
-    scaling: bool = False  # is there for the number of its cores alone
+    scaling: bool = False  # measures scaling over cores only
 
 
 def ours(workers: int) -> Command:
@@ -104,28 +104,28 @@ def version(contender: Contender) -> str | None:
 
 @dataclass
 class Running:
-    """A contender that is up, and what it must answer."""
+    """A contender that answers, and its expected answers."""
 
     contender: Contender
     server: Server
     url: str
     expected: dict[bytes, str | None]  # the class of each picture; None: it answers {}
-    text: str = ""  # that every answer to the shoe holds
+    text: str = ""  # part of every answer to the shoe
 
     def warm_up(self, cores: Sequence[int]) -> None:
-        """Presses until all is well, a few times. Raises LoadError."""
+        """Sends load until all answers are right, a few times. Raises LoadError."""
         for patience in reversed(range(WARM_UPS)):
             try:
                 if self.contender.cores > 1:
                     self.server.calm_down()  # the first worker answers while the second is still loading
                 self.check()
                 self.press(WARM_UP_CONNECTIONS, 1, cores)
-                time.sleep(WARM_UP_REST_SECONDS)  # else what its end cut off waits, paused, for the first turn
+                time.sleep(WARM_UP_REST_SECONDS)  # else the last requests would wait, paused, for the first turn
                 return
             except LoadError:
                 if not patience:
                     raise
-                time.sleep(1)  # it may still be loading, and says nowhere when it has done
+                time.sleep(1)  # it may still be loading, and does not report the end of it
 
     def press(self, connections: int, seconds: float, cores: Sequence[int]) -> Load:
         """Load from a core that the contender leaves free, or from its own if it takes two. Raises LoadError."""
@@ -172,7 +172,7 @@ def running(
 ) -> Iterator[Running]:
     """The contender on the first of `cores`, up and paused. It is up once it answers `ready` with 200.
 
-    Raises StartError; LoadError if a second of load right then does not get it to answer as it must.
+    Raises StartError; LoadError if it gives wrong answers after the warm-up.
     """
     port = free_port()
     url = f"http://127.0.0.1:{port}"
@@ -228,19 +228,19 @@ def pictures() -> tuple[bytes, bytes]:
 
 
 def answers(weights: Path) -> dict[bytes, str | None]:
-    """The class of each picture by these weights."""
+    """The class of each picture by the network at `weights`."""
     classifier = Classifier.load(weights, "cpu")
     return {picture: classifier.predict(read_pixels(picture)[None, None])[0]["class"] for picture in pictures()}
 
 
-def teach(path: Path) -> None:
-    """Writes the bare state dict of a Net that tells the two pictures apart."""
+def train_net(path: Path) -> None:
+    """Writes the bare state dict of a Net that gives the two pictures different classes."""
     torch.manual_seed(0)
-    network = Net(sigmoid=False)  # learns what its sigmoid would saturate on; the weights are the same
+    network = Net(sigmoid=False)  # without the sigmoid, which saturates in training; the weights are the same
     pixels = torch.from_numpy(np.stack([read_pixels(picture)[None] for picture in pictures()]))  # uint8 (2, 1, 28, 28)
     labels = torch.tensor([CLASSES.index(SHOE_CLASS), CLASSES.index(TURNED_CLASS)])
     optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
-    for _ in range(LESSONS):
+    for _ in range(TRAINING_STEPS):
         optimizer.zero_grad()
         loss: Any = functional.cross_entropy(network(pixels), labels)
         loss.backward()

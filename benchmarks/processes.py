@@ -1,4 +1,4 @@
-"""The contenders' processes: started on chosen cores, paused between their turns, read in /proc, ended for certain."""
+"""The contenders' processes: started on chosen cores, paused between turns, measured by /proc, and always ended."""
 
 import ctypes
 import os
@@ -30,7 +30,7 @@ class Server:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """It runs within, and stands still before and after: idle servers poll, which would disturb the others."""
+        """Runs it within the block. It is paused otherwise, because polling of idle servers disturbs the others."""
         self.send(signal.SIGCONT)
         try:
             yield
@@ -85,7 +85,7 @@ def started(
         while not is_ready():
             if process.poll() is not None or time.perf_counter() - begin > START_SECONDS:
                 raise StartError(f"did not come up: {log.read_text(errors='replace')[-800:]}")
-            time.sleep(POLL_SECONDS)  # nobody tells when it listens
+            time.sleep(POLL_SECONDS)  # there is no event when it listens
         server = Server(process, time.perf_counter() - begin)
         server.send(signal.SIGSTOP)
         yield server
@@ -94,7 +94,7 @@ def started(
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Asks it to end, then kills what is left of it and of all that it started."""
+    """Sends SIGTERM, then kills the process and its descendants."""
     members = {pid: birth(pid) for pid in tree(process.pid)}
     for pid in members:
         with suppress(ProcessLookupError):
@@ -103,19 +103,19 @@ def end(process: subprocess.Popen[bytes]) -> None:
     with suppress(subprocess.TimeoutExpired):
         process.wait(STOP_SECONDS)
     for pid, born in members.items():
-        if birth(pid) == born:  # not a newcomer with its number
+        if birth(pid) == born:  # not a new process with the same id
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
     process.wait()
 
 
 def adopt_orphans() -> None:
-    """What a contender leaves behind becomes a child of this process, so that `end_orphans` finds it."""
+    """Makes orphans of contenders children of this process, so that `end_orphans` finds them."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def end_orphans() -> None:
-    """Kills whatever this process still has as children, once all contenders have ended."""
+    """Kills the remaining children of this process, once all contenders have ended."""
     for pid in tree(os.getpid())[1:]:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The rows of the table: what must hold, what is aimed at, what came out."""
+"""The rows of the table: measured value, required value, aim."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from statistics import median
 
 from benchmarks.load import Load
 
-Loads = dict[tuple[str, int], dict[int, Load]]  # contender, connections -> round -> what came of it
+Loads = dict[tuple[str, int], dict[int, Load]]  # contender, connections -> round -> result
 LEVEL = 32  # connections, where the rows do not say otherwise
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table of what must hold."""
+    """One line of the table."""
 
     what: str
     value: float | None  # None: not measured in this run
@@ -65,14 +65,14 @@ def tail(loads: Loads, name: str) -> float | None:
 
 
 def speed(what: str, loads: Loads, ours: str, other: str, must: float, aim: float) -> Row:
-    """Our requests/s over the other's; beside it, what the CPU time alone says, which a busy machine disturbs less."""
+    """Our requests/s over the other's; beside it, the ratio of CPU times, which a busy machine disturbs less."""
     by_cpu = ratio(loads, other, ours, lambda load: load.cpu_ms)
     note = "" if by_cpu is None else f"{by_cpu:.3g} by CPU time"
     return Row(what, ratio(loads, ours, other, per_second), must, aim, note=note)
 
 
 def table(loads: Loads) -> list[Row]:
-    """The issue's rows, in its order."""
+    """The rows on speed."""
     rows = [
         speed("requests/s, tutorial's Net, over the no-op endpoint", loads, "ours", "noop", 1.3, 2),
         speed("requests/s, shipped checkpoint, over it", loads, "shipped", "noop", 0.6, 1),

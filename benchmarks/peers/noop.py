@@ -1,4 +1,4 @@
-"""A FastAPI upload endpoint that does nothing: what the framework alone costs."""
+"""A FastAPI upload endpoint that does nothing: the cost of the framework alone."""
 
 from fastapi import FastAPI, UploadFile
 

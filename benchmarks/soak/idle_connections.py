@@ -40,36 +40,34 @@ BEGINNINGS: dict[str, Callable[[random.Random], bytes]] = {  # what clients of e
 
 def dial(service: Service, number: int) -> socket.socket:
     connection = socket.socket()
-    connection.setsockopt(
-        socket.SOL_SOCKET, socket.SO_RCVBUF, 4096
-    )  # so that little is on its way to who does not read
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # a client that does not read has a short buffer
     connection.bind((f"127.0.0.{1 + number % ADDRESSES}", 0))
     connection.connect(("127.0.0.1", service.port))
     connection.setblocking(False)
     return connection
 
 
-def say(connection: socket.socket, content: bytes) -> None:
+def send(connection: socket.socket, content: bytes) -> None:
     with suppress(BlockingIOError, ConnectionError):
         connection.send(content)
 
 
 def broken(service: Service, random: random.Random) -> Iterator[socket.socket]:
-    """RUDE connections of each kind but the first; and as many that leave half way."""
+    """RUDE connections of each kind but the first, and as many that close in the middle of a request."""
     for number, beginning in enumerate(list(BEGINNINGS.values())[1:]):
         for _ in range(RUDE):
             connection = dial(service, number)
-            say(connection, beginning(random))
+            send(connection, beginning(random))
             yield connection
     for number in range(RUDE):
         with dial(service, number) as leaving:
-            say(leaving, WHOLE[: random.randrange(len(WHOLE))])
+            send(leaving, WHOLE[: random.randrange(len(WHOLE))])
 
 
 def trickle(connections: list[socket.socket], content: bytes) -> None:
-    """One byte more of the same content on each of these connections."""
+    """Sends `content` on each connection."""
     for connection in connections:
-        say(connection, content)
+        send(connection, content)
 
 
 def one_round(service: Service, most: int, random: random.Random) -> tuple[float, float, int]:

@@ -95,7 +95,7 @@ class Figures:
 
 
 def broken(service: Service, served: Path, file: Path) -> bool:
-    """Whether a half-copied file changes nothing and is told."""
+    """Whether a half-copied file changes nothing and `/health` reports it."""
     before = service.predict().json()["model"]
     served.write_bytes(file.read_bytes()[:-1000])
     begin = time.monotonic()

@@ -1,4 +1,4 @@
-"""The service as its own process on its own core, and what the scripts of this folder say in the end."""
+"""The service as its own process on its own core, and the final report of each soak test."""
 
 import json
 import os
@@ -48,7 +48,7 @@ class Service:
 
 @contextmanager
 def running(*flags: str, cores: list[int] = SERVICE_CORES, **environment: str) -> Iterator[Service]:
-    """The service with these flags and variables on `cores`, once it has its model. Its log goes nowhere."""
+    """The service with these flags and variables on `cores`, once it has its model. Its log is discarded."""
     os.sched_setaffinity(0, CLIENT_CORES)
     port = free_port()
     pinned = ["taskset", "-c", ",".join(map(str, cores))]
@@ -79,13 +79,13 @@ def answers(service: Service) -> bool:
 
 
 def raise_file_limit() -> None:
-    """As many open files as are allowed, here and in what is started from here."""
+    """Raises the limit of open files to the allowed maximum, for this process and its children."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def close(name: str, figures: dict[str, object], kept: dict[str, bool]) -> int:
-    """Says which requirements were kept, then all figures as a line of JSON; gives the exit code."""
+    """Prints which requirements were kept, then all figures as a line of JSON; returns the exit code."""
     for requirement, held in kept.items():
         print(f"{'kept' if held else 'BROKEN'}: {requirement}")
     print(json.dumps({"soak": name, "kept": all(kept.values()), **figures, "load_average": os.getloadavg()[0]}))
