@@ -3,14 +3,14 @@
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS base
-# HOME: what caches at run time does so on the tmpfs. USER: no line of /etc/passwd need exist for it.
+# HOME: caches at run time are written to the tmpfs. USER: it needs no entry in /etc/passwd.
 ENV PATH=/opt/venv/bin:$PATH \
     HOME=/tmp \
     USER=fashion \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 WORKDIR /app
-# The base image's pip installs into it from outside, so that no image carries a second one.
+# The base image's pip installs into this environment, so that no image has a second pip.
 RUN python3 -m venv --without-pip /opt/venv
 
 
@@ -19,18 +19,18 @@ ENV PIP_CACHE_DIR=/root/.cache/pip \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_PYTHON=/opt/venv/bin/python \
     PIP_ROOT_USER_ACTION=ignore
-# PyTorch's own index comes first and alone, so that its CPU build is taken on every architecture; if it does not answer
-# or lacks the version, pip looks wherever else it is told to. What torch needs comes with all else: requirements/ names
-# each file that may be installed by its hash, so that it does not matter who sent it.
+# torch comes from PyTorch's own index, which has CPU builds for every architecture. If the index does not answer or lacks the
+# version, pip's default index is used. The dependencies of torch are in requirements/, with a hash for each file, so that
+# the index they come from does not matter.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-# --chmod, here and below: a clone made under a strict umask has files that only their owner can read.
+# --chmod, here and below: in a clone made under a strict umask only the owner can read the files.
 COPY --chmod=755 docker/install-torch docker/install-requirements /usr/local/bin/
 
 
 FROM installer AS service-packages
-# The newest whose CPU build the container tests have run with.
+# The newest version whose CPU build passed the container tests.
 ARG TORCH_VERSION=2.13.0
-# Headers, tests and static libraries go in the layer they came in.
+# Headers, tests and static libraries are removed in the layer that adds them.
 RUN --mount=type=cache,target=/root/.cache/pip \
     install-torch "torch==${TORCH_VERSION}" \
     && cd /opt/venv/lib/python3*/site-packages/torch \
@@ -41,7 +41,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 
 
 FROM installer AS train
-# The pair that the tests run with; torch and torchvision must come from the same place.
+# The versions that the tests run with; torch and torchvision must come from the same index.
 ARG TRAIN_TORCH_VERSION=2.14.1
 ARG TORCHVISION_VERSION=0.29.1
 RUN --mount=type=cache,target=/root/.cache/pip \
@@ -52,7 +52,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 COPY --chmod=755 docker/as-owner-of-models /usr/local/bin/
 COPY --chmod=755 classifier classifier
 COPY --chmod=755 training training
-# training.run keeps its best epoch on SIGINT, as on Ctrl-C; as first process it would not even notice SIGTERM.
+# On SIGINT, as on Ctrl-C, training.run saves its best epoch. Process 1 ignores SIGTERM.
 STOPSIGNAL SIGINT
 ENTRYPOINT ["as-owner-of-models", "python", "-m", "training.run"]
 
@@ -66,7 +66,7 @@ COPY --chmod=755 models models
 ENV SERVICE_HOST=0.0.0.0 \
     SERVICE_PORT=8000
 EXPOSE 8000
-# The first user of most Linux machines: reads ./models where it is mounted, even if its umask hides it from others.
+# The first user of most Linux machines, who can read a mounted ./models even under a strict umask.
 USER 1000:1000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
     CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen(f'http://127.0.0.1:{os.environ[\"SERVICE_PORT\"]}/health')"]

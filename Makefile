@@ -1,9 +1,9 @@
-# `make` lists what there is; whatever needs .venv makes it first.
+# `make` lists the targets. A target that needs .venv makes it first.
 
 PYTHON ?= python3
 TORCH_CPU_INDEX = https://download.pytorch.org/whl/cpu
 
-# `make serve PORT=9000`. Set here, so that a HOST which the shell happens to export is not taken for the service's.
+# `make serve PORT=9000`. Set here, so that a HOST exported by the shell is not passed to the service.
 HOST =
 PORT =
 WORKERS =
@@ -18,13 +18,13 @@ index_answers = $(python) -c 'import urllib.request; urllib.request.urlopen("$(T
 .PHONY: help setup serve train test soak lint requirements clean
 
 help:
-	@echo 'make setup                                   .venv with all that the project needs'
-	@echo 'make serve [HOST=…] [PORT=…] [WORKERS=…]     models/model_scratch.pt over HTTP'
-	@echo 'make train [RECIPE=…]                        a new models/model_scratch.pt'
-	@echo 'make test                                    the tests that need no root, no network, no Docker, no Prometheus'
-	@echo 'make soak                                    the service under load and faults, seven minutes; needs Linux, two cores'
+	@echo 'make setup                                   .venv with all dependencies'
+	@echo 'make serve [HOST=…] [PORT=…] [WORKERS=…]     serves models/model_scratch.pt over HTTP'
+	@echo 'make train [RECIPE=…]                        trains a new models/model_scratch.pt'
+	@echo 'make test                                    tests that need no root, no network, no Docker, no Prometheus'
+	@echo 'make soak                                    soak tests: load and faults, seven minutes; needs Linux and two cores'
 	@echo 'make lint                                    ruff and mypy'
-	@echo 'make requirements                            the newest versions for the images, with their hashes; needs uv'
+	@echo 'make requirements                            renews requirements/: versions and hashes for the images; needs uv'
 	@echo 'make clean                                   removes .venv and the caches'
 	@echo 'PYTHON=python3.12 makes .venv with that Python.'
 
@@ -59,9 +59,9 @@ clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache *.egg-info
 	find classifier service training tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
-# torch and torchvision first and as a pair, for a CPU build of the one does not import beside the registry's other: from
-# PyTorch's CPU index where there is no NVIDIA driver and it answers, else from wherever pip looks.
-# .venv/.incomplete marks what an interrupted run left behind; the next one starts from nothing.
+# torch and torchvision are installed first and from one index, because builds of different indexes do not work together:
+# from PyTorch's CPU index if there is no NVIDIA driver and the index answers, else from pip's default index.
+# .venv/.incomplete marks an interrupted installation; the next run starts again.
 .venv/.complete: pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { \
 	  echo "There is no $(PYTHON): install Python 3.11 or newer, or name yours, as in make PYTHON=python3.12" >&2; exit 1; }
