@@ -15,6 +15,7 @@ import pytest
 from classifier import __version__
 from service import __main__ as serve
 from service.app import create_app
+from service.errors import ERRORS
 from service.settings import PREFIX, Settings
 from tests.service.conftest import started
 from training import evaluate, predict, run
@@ -142,11 +143,14 @@ def test_every_documented_page_exists() -> None:
         assert ask(path).status_code in (200, 307, 503), path
 
 
-def test_every_metric_and_alert_is_documented() -> None:
+def test_every_metric_reason_and_alert_is_documented() -> None:
     page = ask("/metrics").text
-    for name in re.findall(r"^# HELP (\w+)", page, re.MULTILINE):
-        assert name.endswith("_created") or re.search(rf"\| `{name}\W", document("operations")), name
-    for alert in re.findall(r"alert: (\w+)", (ROOT / "deploy/alerts.yml").read_text()):
+    for name, text in re.findall(r"^# HELP (\w+) (.+)", page, re.MULTILINE):
+        row = rf"\| `{name}\b[^|]*\|[^|]*\| {re.escape(text)} \|"
+        assert name.endswith("_created") or re.search(row, document("operations")), name
+    for status, reason in (*ERRORS.values(), (401, "unauthorized")):
+        assert f"| `{reason}` | {status} |" in document("http-api"), reason
+    for alert in re.findall(r"alert: (\w+)", (ROOT / "deploy/prometheus/alerts.yml").read_text()):
         assert f"| `{alert}` |" in document("operations"), alert
 
 
@@ -176,7 +180,7 @@ def test_the_application_and_the_package_have_one_version() -> None:
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 @pytest.mark.parametrize("block", runnable("console"))
 def test_a_console_block_prints_what_it_says(block: str, service_port: int) -> None:
-    """`…` in the printed lines stands for anything."""
+    """`…` in the printed lines matches any text."""
     for command, expected in re.findall(r"^\$ (.+)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE):
         here = command.replace("localhost:8000", f"127.0.0.1:{service_port}").replace(
             ".venv/bin/python", sys.executable
