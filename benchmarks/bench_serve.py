@@ -1,10 +1,11 @@
-"""Speed of the service beside other ways to serve: `python -m benchmarks.bench_serve [--quick]`.
+"""Serving benchmark, this service beside LitServe, BentoML, Ray Serve and FastAPI:
+`python -m benchmarks.bench_serve [--quick]`.
 
-Needs Linux, two cores, wrk (`apt-get install wrk`) and the peers: `pip install -e .[train,dev,bench,cluster]`, in an
-environment of its own if you like: a peer that is not installed is left out. Every contender serves on one core,
-pinned, and wrk sends requests from another; they take turns over rounds, and the others are paused meanwhile. Every
-answer is checked; one that is wrong or missing fails its contender. A table for people, then one line of JSON. Exit
-code 1 if a contender failed or a "must" does not hold.
+It needs Linux, two cores, wrk (`apt-get install wrk`) and the peers (`pip install -e .[train,dev,bench,cluster]`). A
+peer that is not installed is skipped. Each contender serves on one core, and wrk runs on another. The contenders are
+measured one after the other in several rounds; those that are not measured are paused. Every answer is checked: a wrong
+or missing one fails its contender. The output is two tables in Markdown and one line of JSON. The exit code is 1 if a
+contender failed or a limit in column "must" does not hold.
 """
 
 import argparse
@@ -15,71 +16,75 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
-from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
 import torch
 
-from benchmarks import besides
-from benchmarks.contenders import CONTENDERS, QUICK, SHIPPED, Contender, Running, running, train_net, version
-from benchmarks.load import LoadError, NoAnswer
-from benchmarks.processes import StartError, adopt_orphans, end_orphans
-from benchmarks.rows import HEAD, LEVEL, Loads, Row, table
+from benchmarks import other_rows
+from benchmarks.contenders import (
+    CONTENDERS,
+    QUICK,
+    SHIPPED,
+    Contender,
+    RunningContender,
+    start_contender,
+    train_tutorial_net,
+    version,
+)
+from benchmarks.load import LoadError
+from benchmarks.processes import StartError, become_subreaper, kill_orphans
+from benchmarks.rounds import Results, print_progress, run_rounds
+from benchmarks.rows import TABLE_HEAD, Row, load_rows
 
-LEVELS = (1, 8, 32, 128)  # connections
-SCALING_TURNS = 5  # a round; the split of the connections between two workers varies
-SETTLE_SECONDS = 1  # at a new number of connections, before it is measured
-
-
-@dataclass
-class Measurements:
-    """The results so far."""
-
-    loads: Loads = field(default_factory=dict)
-    resident_mib: dict[str, float] = field(default_factory=dict)
-    start_seconds: dict[str, float] = field(default_factory=dict)
-    failures: dict[str, str] = field(default_factory=dict)
+CONNECTIONS = (1, 8, 32, 128)
+SETTLE_SECONDS = 1  # unmeasured load before each measurement
 
 
 def main() -> int:
-    options = parse()
+    options = parse_options()
     if not shutil.which("wrk"):
         sys.exit("wrk is not installed: apt-get install wrk")
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
-        sys.exit("The server and the load need a core each; this machine has one.")
+        sys.exit("The server and the load generator need one core each; this machine has one core.")
     torch.set_num_threads(1)
-    adopt_orphans()
+    become_subreaper()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(130))
-    measured = Measurements()
+    results = Results()
     chosen = [contender for contender in CONTENDERS if contender.name in options.only]
     try:
         with tempfile.TemporaryDirectory(prefix="bench", ignore_cleanup_errors=True) as folder, ExitStack() as stack:
             weights = Path(folder, "tutorial.pt")
-            train_net(weights)
-            runners = start(stack, measured, chosen, weights, options.shipped, cores, Path(folder))
-            rounds(measured, runners, cores, options)
-            rows = table(measured.loads)
-            if "ours" in runners and "ours" not in measured.failures:
-                rows += measure_besides(measured, runners["ours"], weights, cores, Path(folder), options)
+            train_tutorial_net(weights)
+            runners = start_contenders(stack, results, chosen, weights, options.shipped, cores, Path(folder))
+            run_rounds(results, runners, cores, options)
+            rows = load_rows(results.loads)
+            if "ours" in runners and "ours" not in results.failures:
+                rows += measure_other_rows(results, runners["ours"], weights, cores, Path(folder), options)
     finally:
-        end_orphans()
-    print_results(measured, chosen, rows, options)
-    return int(bool(measured.failures) or any(row.verdict == "FAIL" for row in rows))
+        kill_orphans()
+    print_results(results, chosen, rows, options)
+    return int(bool(results.failures) or any(row.verdict == "FAIL" for row in rows))
 
 
-def parse() -> argparse.Namespace:
+def parse_options() -> argparse.Namespace:
     names = [contender.name for contender in CONTENDERS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_serve", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer contenders, rounds and seconds: about a minute")
-    parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help=f"of {', '.join(names)}")
-    parser.add_argument("--rounds", type=int, help="turns of each contender (5; quick 2)")
-    parser.add_argument("--seconds", type=int, help="of one turn at one number of connections (3; quick 1)")
-    parser.add_argument("--memory-requests", type=int, help="over which memory must not grow (100000; quick 0)")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer contenders and shorter measurements: about a minute"
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=names, metavar="NAME", help=f"contenders to measure, of {', '.join(names)}"
+    )
+    parser.add_argument("--rounds", type=int, metavar="N", help="default: 5, with --quick 2")
+    parser.add_argument("--seconds", type=int, metavar="N", help="of each measurement; default: 3, with --quick 1")
+    parser.add_argument(
+        "--memory-requests", type=int, metavar="N", help="of the memory growth test; default: 100000, with --quick 0"
+    )
     parser.add_argument("--shipped", type=Path, default=SHIPPED, metavar="FILE", help="the shipped checkpoint")
     options = parser.parse_args()
     options.shipped = options.shipped.absolute()
@@ -89,123 +94,82 @@ def parse() -> argparse.Namespace:
     options.seconds = options.seconds or (1 if quick else 3)
     if options.memory_requests is None:
         options.memory_requests = 0 if quick else 100_000
-    options.levels = (1, 32) if quick else LEVELS
+    options.connections = (1, 32) if quick else CONNECTIONS
     options.settle = 0 if quick else SETTLE_SECONDS
     return options
 
 
-def start(
+def start_contenders(
     stack: ExitStack,
-    measured: Measurements,
+    results: Results,
     chosen: list[Contender],
     tutorial: Path,
     shipped: Path,
     cores: list[int],
     scratch: Path,
-) -> dict[str, Running]:
-    """All contenders that come up, warm and paused."""
+) -> dict[str, RunningContender]:
+    """Starts the contenders, warms them up and pauses them; gives those that started, by name."""
     runners = {}
     for contender in chosen:
         if not version(contender):
-            report(f"{contender.name}: {contender.package} is not installed, left out")
+            print_progress(f"{contender.name}: {contender.package} is not installed, skipped")
             continue
         weights = shipped if contender.shipped else tutorial
         if not weights.is_file():
-            report(f"{contender.name}: {weights} does not exist, left out")
+            print_progress(f"{contender.name}: {weights} does not exist, skipped")
             continue
         try:
-            runner = stack.enter_context(running(contender, weights, cores, scratch))
+            runner = stack.enter_context(start_contender(contender, weights, cores, scratch))
         except (StartError, LoadError) as error:
-            measured.failures[contender.name] = str(error)
-            report(f"{contender.name}: {error}")
+            results.failures[contender.name] = str(error)
+            print_progress(f"{contender.name}: {error}")
             continue
         runners[contender.name] = runner
-        measured.start_seconds[contender.name] = runner.server.start_seconds
-        report(f"{contender.name}: up after {runner.server.start_seconds:.1f} s")
+        results.start_seconds[contender.name] = runner.server.start_seconds
+        print_progress(f"{contender.name}: started in {runner.server.start_seconds:.1f} s")
     return runners
 
 
-def rounds(measured: Measurements, runners: dict[str, Running], cores: list[int], options: argparse.Namespace) -> None:
-    """Each contender's turn at each number of connections, round by round; another one begins each round."""
-    names = list(runners)
-    for number in range(options.rounds):
-        for level in options.levels:
-            for name in names[number % len(names) :] + names[: number % len(names)]:
-                if not runners[name].contender.scaling:
-                    take_turn(measured, runners[name], number, level, cores, options.seconds, options.settle)
-        for turn in range(SCALING_TURNS):
-            for name in names:
-                if runners[name].contender.scaling:
-                    number_of_pair = SCALING_TURNS * number + turn
-                    take_turn(measured, runners[name], number_of_pair, LEVEL, cores, options.seconds, options.settle)
-        report(f"round {number + 1} of {options.rounds} done")
-
-
-def take_turn(
-    measured: Measurements, runner: Running, number: int, level: int, cores: list[int], seconds: int, settle: int
-) -> None:
-    name, server = runner.contender.name, runner.server
-    if name in measured.failures:
-        return
-    try:
-        with server.turn():
-            runner.check()
-            if settle:
-                with suppress(NoAnswer):
-                    runner.press(level, settle, cores)
-            before = server.cpu_seconds()
-            found = runner.press(level, seconds, cores)
-            spent = server.cpu_seconds() - before
-            time.sleep(settle)  # else the check shares a batch with the last requests of the load
-            runner.check()
-    except NoAnswer as error:
-        report(f"{name}: {error}, not measured")
-        return
-    except LoadError as error:
-        measured.failures[name] = str(error)
-        report(f"{name}: {error}")
-        return
-    measured.loads.setdefault((name, level), {})[number] = replace(found, cpu_ms=1e3 * spent / found.requests)
-    measured.resident_mib[name] = server.resident_bytes() / 2**20
-
-
-def measure_besides(
-    measured: Measurements, runner: Running, weights: Path, cores: list[int], scratch: Path, options: argparse.Namespace
+def measure_other_rows(
+    results: Results,
+    runner: RunningContender,
+    weights: Path,
+    cores: list[int],
+    scratch: Path,
+    options: argparse.Namespace,
 ) -> list[Row]:
-    """The rows of `besides`. If one fails, the rows before it are returned."""
-    rows = besides.start_and_memory(weights, cores, scratch, 1 if options.quick else 5)
+    """The rows of `other_rows`, up to the first that fails."""
+    rows = other_rows.start_and_memory(weights, cores, scratch, 1 if options.quick else 5)
     try:
-        with runner.server.turn():
-            rows.append(besides.health_under_load(runner, cores, 2 * options.seconds))
-            rows += besides.large_jpeg(runner, cores)
-            rows.append(besides.batches(runner, cores, options.seconds))
+        with runner.server.resumed():
+            rows.append(other_rows.health_under_load(runner, cores, 2 * options.seconds))
+            rows += other_rows.large_jpeg(runner, cores)
+            rows.append(other_rows.batches(runner, cores, options.seconds))
             if options.memory_requests:
-                rows.append(besides.memory_slope(runner, cores, options.memory_requests))
+                rows.append(other_rows.memory_slope(runner, cores, options.memory_requests))
     except LoadError as error:
-        measured.failures["ours"] = str(error)
-        report(f"ours: {error}")
+        results.failures["ours"] = str(error)
+        print_progress(f"ours: {error}")
     return rows
 
 
-def print_results(
-    measured: Measurements, chosen: list[Contender], rows: list[Row], options: argparse.Namespace
-) -> None:
-    """Two tables for people, then one line of JSON."""
+def print_results(results: Results, chosen: list[Contender], rows: list[Row], options: argparse.Namespace) -> None:
+    """Prints two tables in Markdown and one line of JSON."""
     figures = [
         {
             "contender": contender.name,
-            "connections": level,
+            "connections": connections,
             "per_second": median(load.per_second for load in loads.values()),
             "p50_ms": median(load.p50_ms for load in loads.values()),
             "p99_ms": median(load.p99_ms for load in loads.values()),
             "cpu_ms": median(load.cpu_ms for load in loads.values()),
-            "resident_mib": measured.resident_mib[contender.name],
-            "start_seconds": measured.start_seconds[contender.name],
+            "resident_mib": results.resident_mib[contender.name],
+            "start_seconds": results.start_seconds[contender.name],
             "generator_cores": max(load.generator_cores for load in loads.values()),
         }
         for contender in chosen
-        for level in options.levels
-        if (loads := measured.loads.get((contender.name, level)))
+        for connections in options.connections
+        if (loads := results.loads.get((contender.name, connections)))
     ]
     print("| contender | connections | requests/s | p50 ms | p99 ms | CPU ms a request | memory MiB | start s |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
@@ -214,8 +178,8 @@ def print_results(
             "| {contender} | {connections} | {per_second:,.0f} | {p50_ms:.2f} | {p99_ms:.2f} | {cpu_ms:.3f} "
             "| {resident_mib:.0f} | {start_seconds:.1f} |".format(**figure)
         )
-    print(*("", HEAD, *(row.line() for row in rows), ""), sep="\n")
-    for name, sentence in measured.failures.items():
+    print(*("", TABLE_HEAD, *(row.line() for row in rows), ""), sep="\n")
+    for name, sentence in results.failures.items():
         print(f"{name} FAILED: {sentence}\n")
     print(
         json.dumps(
@@ -228,7 +192,7 @@ def print_results(
                 "seconds": options.seconds,
                 "contenders": figures,
                 "rows": [asdict(row) | {"verdict": row.verdict} for row in rows],
-                "failures": measured.failures,
+                "failures": results.failures,
             }
         )
     )
@@ -237,11 +201,6 @@ def print_results(
 def cpu_name() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def report(line: str) -> None:
-    """Progress, on standard error."""
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

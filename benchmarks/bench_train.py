@@ -23,7 +23,7 @@ from torch.nn import functional
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.rows import HEAD, Row
+from benchmarks.rows import TABLE_HEAD, Row
 from classifier.checkpoint import load
 from classifier.classifier import find_device
 from classifier.networks import ARCHITECTURES
@@ -75,7 +75,7 @@ def main() -> int:
     to_baseline = [seconds_to(level, fast, seed, device, options.data_dir) for seed in range(options.seeds)]
     print_tables(results, to_baseline, level, device)
     rows = table(results, to_baseline, device)
-    print(*("", HEAD, *(row.line() for row in rows), ""), sep="\n")
+    print(*("", TABLE_HEAD, *(row.line() for row in rows), ""), sep="\n")
     print(
         json.dumps(
             {

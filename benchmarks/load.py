@@ -1,4 +1,4 @@
-"""The load: wrk, posting one payload over and over and checking every answer."""
+"""The load generator: wrk posts one payload over and over and checks every answer."""
 
 import json
 import math
@@ -16,10 +16,10 @@ PNG = "image/png"
 
 
 class LoadError(Exception):
-    """A contender's answers were wrong or missing; one sentence.
+    """Some answers of a contender were wrong or missing; the message is one sentence.
 
     LoadError
-      x NoAnswer   it was too slow for a single answer in the time it had, which is not wrong
+      x NoAnswer   no answer came in the measured time; the contender is too slow, but not wrong
     """
 
 
@@ -29,32 +29,32 @@ class NoAnswer(LoadError):
 
 @dataclass(frozen=True)
 class Payload:
-    """A request's body."""
+    """The body of a request and its Content-Type."""
 
     content: bytes
     content_type: str
 
 
 @dataclass(frozen=True)
-class Load:
-    """What came of one run of wrk."""
+class LoadResult:
+    """The result of one run of wrk."""
 
-    per_second: float  # right answers
+    per_second: float  # correct answers
     p50_ms: float
     p99_ms: float
     requests: int
-    generator_cores: float  # how busy wrk itself was; near 1 it would measure itself
-    cpu_ms: float = math.nan  # a request, of all the contender's processes
+    generator_cores: float  # cores that wrk used; near 1, wrk itself is the limit
+    cpu_ms: float = math.nan  # CPU time of all the contender's processes, for each request
 
 
-def form(*pictures: bytes, content_type: str = PNG) -> Payload:
+def multipart_form(*pictures: bytes, content_type: str = PNG) -> Payload:
     """A multipart form with each picture as a field `file`."""
     files = [("file", (f"{number}.png", picture, content_type)) for number, picture in enumerate(pictures)]
     request = httpx.Request("POST", "http://benchmark", files=files)
     return Payload(request.read(), request.headers["content-type"])
 
 
-def press(
+def generate_load(
     url: str,
     payload: Payload,
     expected: str,
@@ -62,11 +62,13 @@ def press(
     seconds: float,
     cores: Sequence[int],
     shared: bool = False,
-) -> Load:
-    """Presses `url` for `seconds` from `cores`. Raises LoadError unless every answer holds the `expected` text.
+) -> LoadResult:
+    """Runs wrk against `url` on `cores`. `seconds` is rounded, because wrk takes whole seconds.
 
-    The seconds are rounded: wrk takes whole ones. Where it has to share the contender's cores it has a thread on each,
-    so that all workers come to connections alike, and interrupts none of them (SCHED_BATCH of sched(7)).
+    With `shared` cores, which the contender uses too, wrk has a thread on each core, so that all workers get as many
+    connections; and the scheduling policy SCHED_BATCH of sched(7), so that it interrupts no worker.
+
+    Raises LoadError unless every answer contains the text `expected`.
     """
     with tempfile.NamedTemporaryFile() as file:
         file.write(payload.content)
@@ -79,19 +81,20 @@ def press(
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if wrk.returncode:
         raise LoadError(f"wrk failed: {(wrk.stderr or wrk.stdout).strip()[-200:]}")
-    found = json.loads(wrk.stdout.splitlines()[-1])
-    if not found["right"] + found["wrong"]:
+    printed = json.loads(wrk.stdout.splitlines()[-1])
+    answers = printed["correct"] + printed["wrong"]
+    if not answers:
         raise NoAnswer(f"no answer within {seconds:.0f} s at {connections} connections")
-    if found["wrong"] or found["errors"]:
+    if printed["wrong"] or printed["errors"]:
         raise LoadError(
-            f"{found['wrong']:,} of {found['right'] + found['wrong']:,} answers wrong, {found['errors']:,} missing "
+            f"{printed['wrong']:,} of {answers:,} answers wrong, {printed['errors']:,} missing "
             f"at {connections} connections"
         )
     cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Load(
-        per_second=found["right"] / found["seconds"],
-        p50_ms=found["p50_ms"],
-        p99_ms=found["p99_ms"],
-        requests=found["right"],
-        generator_cores=cpu_seconds / found["seconds"],
+    return LoadResult(
+        per_second=printed["correct"] / printed["seconds"],
+        p50_ms=printed["p50_ms"],
+        p99_ms=printed["p99_ms"],
+        requests=printed["correct"],
+        generator_cores=cpu_seconds / printed["seconds"],
     )

@@ -1,24 +1,24 @@
-"""The rows of the table: measured value, required value, aim."""
+"""The rows of the table of limits: measured value, limit that must hold, aim and verdict."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
-from benchmarks.load import Load
+from benchmarks.load import LoadResult
 
-Loads = dict[tuple[str, int], dict[int, Load]]  # contender, connections -> round -> result
-LEVEL = 32  # connections, where the rows do not say otherwise
+LoadResults = dict[tuple[str, int], dict[int, LoadResult]]  # (contender, connections) -> round -> result
+DEFAULT_CONNECTIONS = 32  # of a row that does not name another number
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table."""
+    """A measured value and its limits."""
 
-    what: str
+    label: str
     value: float | None  # None: not measured in this run
     must: float
     aim: float | None = None
-    at_least: bool = True
+    at_least: bool = True  # False: the value must be at most `must`
     note: str = ""
 
     @property
@@ -34,62 +34,70 @@ class Row:
         return self.value >= limit if self.at_least else self.value <= limit
 
     def line(self) -> str:
+        """The row in Markdown."""
         sign = "≥" if self.at_least else "≤"
         value = "" if self.value is None else f"{self.value:.3g}"
         aim = "" if self.aim is None else f"{sign} {self.aim:g}"
-        return f"| {self.what} | {value} | {sign} {self.must:g} | {aim} | {self.verdict} | {self.note} |"
+        return f"| {self.label} | {value} | {sign} {self.must:g} | {aim} | {self.verdict} | {self.note} |"
 
 
-HEAD = "| | measured | must | aim | | |\n|---|---:|---:|---:|---|---|"
+TABLE_HEAD = "| | measured | must | aim | verdict | note |\n|---|---:|---:|---:|---|---|"
 
 
-def ratio(loads: Loads, ours: str, other: str, figure: Callable[[Load], float], level: int = LEVEL) -> float | None:
-    """The median over the rounds of ours over the other's, each pair from the same round."""
-    over, under = loads.get((ours, level), {}), loads.get((other, level), {})
-    pairs = [figure(over[number]) / figure(under[number]) for number in over.keys() & under.keys()]
-    return median(pairs) if pairs else None
+def median_ratio(
+    results: LoadResults,
+    numerator: str,
+    denominator: str,
+    figure: Callable[[LoadResult], float],
+    connections: int = DEFAULT_CONNECTIONS,
+) -> float | None:
+    """The median over the rounds of one contender's figure over another's; both figures are of the same round."""
+    over, under = results.get((numerator, connections), {}), results.get((denominator, connections), {})
+    ratios = [figure(over[number]) / figure(under[number]) for number in over.keys() & under.keys()]
+    return median(ratios) if ratios else None
 
 
-def per_second(load: Load) -> float:
-    return load.per_second
+def per_second(result: LoadResult) -> float:
+    return result.per_second
 
 
-def p50(load: Load) -> float:
-    return load.p50_ms
+def p50(result: LoadResult) -> float:
+    return result.p50_ms
 
 
-def tail(loads: Loads, name: str) -> float | None:
+def tail_latency(results: LoadResults, name: str) -> float | None:
     """The median over the rounds of p99 / p50."""
-    found = [load.p99_ms / load.p50_ms for load in loads.get((name, LEVEL), {}).values()]
-    return median(found) if found else None
+    ratios = [result.p99_ms / result.p50_ms for result in results.get((name, DEFAULT_CONNECTIONS), {}).values()]
+    return median(ratios) if ratios else None
 
 
-def speed(what: str, loads: Loads, ours: str, other: str, must: float, aim: float) -> Row:
-    """Our requests/s over the other's; beside it, the ratio of CPU times, which a busy machine disturbs less."""
-    by_cpu = ratio(loads, other, ours, lambda load: load.cpu_ms)
+def speed_row(label: str, results: LoadResults, ours: str, other: str, must: float, aim: float) -> Row:
+    """Our requests/s over the other's. The note has the ratio of the CPU times, which other load on the machine
+    disturbs less."""
+    by_cpu = median_ratio(results, other, ours, lambda result: result.cpu_ms)
     note = "" if by_cpu is None else f"{by_cpu:.3g} by CPU time"
-    return Row(what, ratio(loads, ours, other, per_second), must, aim, note=note)
+    return Row(label, median_ratio(results, ours, other, per_second), must, aim, note=note)
 
 
-def table(loads: Loads) -> list[Row]:
-    """The rows on speed."""
+def load_rows(results: LoadResults) -> list[Row]:
+    """The rows that compare the contenders under load."""
     rows = [
-        speed("requests/s, tutorial's Net, over the no-op endpoint", loads, "ours", "noop", 1.3, 2),
-        speed("requests/s, shipped checkpoint, over it", loads, "shipped", "noop", 0.6, 1),
-        speed("requests/s over the usual service", loads, "ours", "usual", 4, 6),
-        speed("requests/s over LitServe", loads, "ours", "litserve", 6, 12),
-        speed("requests/s over BentoML", loads, "ours", "bentoml", 6, 12),
-        speed("requests/s over Ray Serve", loads, "ours", "ray", 6, 12),
+        speed_row("requests/s, tutorial's Net, over the no-op endpoint", results, "ours", "noop", 1.3, 2),
+        speed_row("requests/s, shipped checkpoint, over the no-op endpoint", results, "shipped", "noop", 0.6, 1),
+        speed_row("requests/s over the usual FastAPI service", results, "ours", "usual", 4, 6),
+        speed_row("requests/s over LitServe", results, "ours", "litserve", 6, 12),
+        speed_row("requests/s over BentoML", results, "ours", "bentoml", 6, 12),
+        speed_row("requests/s over Ray Serve", results, "ours", "ray", 6, 12),
     ]
     rows += [
-        Row(f"p99 / p50, {model}", tail(loads, name), 2.5, 1.5, at_least=False)
+        Row(f"p99 / p50, {model}", tail_latency(results, name), 2.5, 1.5, at_least=False)
         for name, model in (("ours", "tutorial's Net"), ("shipped", "shipped checkpoint"))
     ]
-    rows.append(
-        Row("p50 at 1 connection over the no-op endpoint's", ratio(loads, "ours", "noop", p50, 1), 1.3, 0.8, False)
-    )
-    for one, both, model in (("one", "two", "tutorial's Net"), ("shipped-one", "shipped-two", "shipped checkpoint")):
-        busy = [load.generator_cores for load in loads.get((both, LEVEL), {}).values()]
-        note = f"wrk on the same cores took {median(busy):.2f} of one" if busy else ""
-        rows.append(Row(f"two workers over one, {model}", ratio(loads, both, one, per_second), 1.7, 1.9, note=note))
+    p50_ratio = median_ratio(results, "ours", "noop", p50, 1)
+    rows.append(Row("p50 at 1 connection over the no-op endpoint's", p50_ratio, 1.3, 0.8, at_least=False))
+    for one, two, model in (("one", "two", "tutorial's Net"), ("shipped-one", "shipped-two", "shipped checkpoint")):
+        wrk_cores = [result.generator_cores for result in results.get((two, DEFAULT_CONNECTIONS), {}).values()]
+        note = f"wrk used {median(wrk_cores):.2f} of the two cores" if wrk_cores else ""
+        ratio = median_ratio(results, two, one, per_second)
+        rows.append(Row(f"requests/s, two workers over one, {model}", ratio, 1.7, 1.9, note=note))
     return rows

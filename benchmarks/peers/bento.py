@@ -1,8 +1,7 @@
-"""BentoML with adaptive batching, as its page of that name advises:
-`bentoml serve benchmarks.peers.bento:Service`.
+"""BentoML with adaptive batching, as its documentation advises: `bentoml serve benchmarks.peers.bento:Service`.
 
-Its access log and metrics are off, as is the access log of every contender. Its window for a batch adapts slowly: right
-after a load of 128 connections, a single one has to wait for 130 ms; by itself it would wait for 4 ms.
+Its access log and metrics are off, as those of every contender. Its batching window adapts slowly: a single connection
+waits for 130 ms right after a load of 128 connections, and for 4 ms otherwise.
 """
 
 from typing import Any
@@ -29,4 +28,4 @@ class Service:
 
     @bentoml.api(batchable=True, max_batch_size=MAX_BATCH, max_latency_ms=MAX_LATENCY_MS)
     def predict(self, file: list[Image]) -> list[dict[str, Any]]:
-        return tutorial.answers(self.network, torch.stack([tutorial.to_pixels(picture) for picture in file]))
+        return tutorial.predict(self.network, torch.stack([tutorial.to_pixels(picture) for picture in file]))

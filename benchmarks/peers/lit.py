@@ -1,4 +1,4 @@
-"""LitServe with dynamic batching, as its page "Batching" advises: `python -m benchmarks.peers.lit PORT`."""
+"""LitServe with dynamic batching, as its documentation advises: `python -m benchmarks.peers.lit PORT`."""
 
 import sys
 from typing import Any
@@ -18,14 +18,14 @@ class Api(litserve.LitAPI):
     def setup(self, device: str) -> None:
         self.network = tutorial.load().to(device)
 
-    def decode_request(self, request: Request) -> Tensor:  # this annotation makes LitServe hand over the form
-        return tutorial.read(request["file"].file)
+    def decode_request(self, request: Request) -> Tensor:  # LitServe passes the form because of this annotation
+        return tutorial.read_pixels(request["file"].file)
 
     def batch(self, inputs: list[Tensor]) -> Tensor:
         return torch.stack(inputs)
 
     def predict(self, pixels: Tensor) -> list[dict[str, Any]]:
-        return tutorial.answers(self.network, pixels)
+        return tutorial.predict(self.network, pixels)
 
     def unbatch(self, output: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return output

@@ -1,7 +1,8 @@
 """Ray Serve with @serve.batch: `python -m benchmarks.peers.rayserve PORT`.
 
-It listens on the loopback address, but for one gRPC port of the replica that Ray binds to all addresses; all of it ends
-with this process. Its mode RAY_SERVE_THROUGHPUT_OPTIMIZED was no faster here on one core (125 requests/s against 137).
+It listens on the loopback address, except that Ray binds a gRPC port of the replica to all addresses. All of Ray's
+processes end with this one. The mode RAY_SERVE_THROUGHPUT_OPTIMIZED is not used, because it was no faster on one core:
+125 requests/s instead of 137.
 """
 
 import signal
@@ -19,7 +20,7 @@ from benchmarks.peers import tutorial
 
 MAX_BATCH = 32
 BATCH_WAIT_SECONDS = 0.005
-MAX_ONGOING = 256  # requests that a replica takes at once; its default of 5 would starve the batches
+MAX_ONGOING = 256  # concurrent requests of a replica; the default of 5 would limit a batch to 5
 OBJECT_STORE_BYTES = 100 * 2**20
 
 app = FastAPI()
@@ -32,13 +33,13 @@ class Service:
         self.network = tutorial.load()
 
     @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=BATCH_WAIT_SECONDS)
-    async def answer(self, pixels: list[Tensor]) -> list[dict[str, Any]]:
-        return tutorial.answers(self.network, torch.stack(pixels))
+    async def predict_batch(self, pixels: list[Tensor]) -> list[dict[str, Any]]:
+        return tutorial.predict(self.network, torch.stack(pixels))
 
     @app.post("/predict")
     async def predict(self, file: UploadFile) -> dict[str, Any]:
-        answer: dict[str, Any] = await self.answer(tutorial.read(file.file))
-        return answer
+        prediction: dict[str, Any] = await self.predict_batch(tutorial.read_pixels(file.file))
+        return prediction
 
 
 def main() -> None:
@@ -53,7 +54,7 @@ def main() -> None:
         )
         try:
             serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[1])})
-            deployment: Any = Service  # its decorator makes it one
+            deployment: Any = Service  # its decorator replaces the class by a deployment
             serve.run(deployment.bind(), logging_config={"enable_access_log": False})
             signal.sigwait({signal.SIGINT, signal.SIGTERM})
         finally:

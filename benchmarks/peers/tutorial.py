@@ -1,6 +1,6 @@
-"""The tutorial's network as its readers have it, with torchvision's transforms: what every peer serves.
+"""The tutorial's network with torchvision's transforms, as in the tutorial. Every peer serves it.
 
-A peer finds its weights, a bare state dict, in the file that BENCH_WEIGHTS names.
+The environment variable BENCH_WEIGHTS names the file of its weights, a bare state dict.
 """
 
 import os
@@ -28,7 +28,7 @@ class Net(nn.Module):
         self.ff2 = nn.Linear(56, len(CLASSES))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Logits float32 [N,10] in [0, 1] of `pixels` float32 [N,1,28,28] in [0, 1]."""
+        """Logits float32 [N,10] in [0, 1], after the tutorial's sigmoid, of `pixels` float32 [N,1,28,28] in [0, 1]."""
         x = self.pool(self.conv1(pixels))  # (N, 6, 12, 12)
         x = self.pool(self.conv2(x))  # (N, 10, 4, 4)
         x = torch.relu(self.ff1(torch.flatten(x, 1)))  # (N, 56)
@@ -36,20 +36,21 @@ class Net(nn.Module):
 
 
 def load() -> Net:
+    """The network with the weights of the file that BENCH_WEIGHTS names."""
     network = Net()
     network.load_state_dict(torch.load(os.environ[WEIGHTS], weights_only=True))
     return network.eval()
 
 
-def read(file: BinaryIO) -> Tensor:
-    """float32 [1,28,28] in [0, 1] of an encoded picture."""
+def read_pixels(file: BinaryIO) -> Tensor:
+    """Decodes a picture to float32 [1,28,28] in [0, 1]."""
     pixels: Tensor = to_pixels(Image.open(file))
     return pixels
 
 
 @torch.inference_mode()
-def answers(network: Net, pixels: Tensor) -> list[dict[str, Any]]:
-    """The class and the probabilities of each of `pixels`, float32 [N,1,28,28] in [0, 1]."""
+def predict(network: Net, pixels: Tensor) -> list[dict[str, Any]]:
+    """The class and the probabilities of each picture in `pixels`, float32 [N,1,28,28] in [0, 1]."""
     rows: list[list[float]] = network(pixels).softmax(dim=1).tolist()
     return [
         {"class": CLASSES[row.index(max(row))], "probabilities": dict(zip(CLASSES, row, strict=True))} for row in rows

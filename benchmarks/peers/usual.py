@@ -1,4 +1,4 @@
-"""The usual service: FastAPI, UploadFile, Pillow, torchvision's transforms, a forward pass in the route."""
+"""The usual FastAPI service: UploadFile, Pillow, torchvision's transforms, a forward pass in the route."""
 
 from typing import Any
 
@@ -12,5 +12,5 @@ network = tutorial.load()
 
 @app.post("/predict")
 async def predict(file: UploadFile) -> dict[str, Any]:
-    [answer] = tutorial.answers(network, tutorial.read(file.file).unsqueeze(0))
-    return answer
+    [prediction] = tutorial.predict(network, tutorial.read_pixels(file.file).unsqueeze(0))
+    return prediction

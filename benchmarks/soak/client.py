@@ -1,4 +1,4 @@
-"""Clients that ask over and over, each on its own connection, and note how each request went."""
+"""HTTP clients of the soak tests: requests in a loop on keep-alive connections, with status and time of each."""
 
 import asyncio
 import math
@@ -8,14 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 MAX_ANSWER_SECONDS = 30.0
-FAILED = 0  # as a status: no answer, or only part of one
+FAILED = 0  # the status of a request without a complete answer
 
 
 @dataclass
-class Tally:
-    """What came of many requests. Times are in seconds."""
+class RequestStats:
+    """Statuses and times of many requests. Times are in seconds."""
 
-    seconds: dict[int, list[float]] = field(default_factory=dict)  # of each answer, by its status
+    seconds: dict[int, list[float]] = field(default_factory=dict)  # status -> time of each answer
     errors: Counter[str] = field(default_factory=Counter)
 
     def add(self, status: int, seconds: float) -> None:
@@ -27,8 +27,8 @@ class Tally:
     def statuses(self) -> dict[int, int]:
         return {status: len(seconds) for status, seconds in sorted(self.seconds.items())}
 
-    def percentile(self, share: float, status: int = 200) -> float:
-        """Of the answers with this status, the time within which `share` of them came; nan if there are none."""
+    def quantile(self, share: float, status: int = 200) -> float:
+        """The quantile `share` (0.5: the median) of the times of the answers with `status`; nan if there are none."""
         seconds = sorted(self.seconds.get(status, ()))
         return seconds[min(len(seconds) - 1, int(share * len(seconds)))] if seconds else math.nan
 
@@ -38,7 +38,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer, as far as the scripts look into it."""
+    """An answer; the headers are in lower case."""
 
     status: int
     head: bytes
@@ -51,14 +51,14 @@ def request(content: bytes, content_type: str = "image/png", path: str = "/predi
 
 
 class Connection:
-    """One keep-alive connection, opened when it is needed."""
+    """A keep-alive connection, opened by the first request."""
 
     def __init__(self, port: int) -> None:
         self.port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def ask(self, message: bytes) -> Reply:
-        """Raises OSError, EOFError or TimeoutError where there is no whole answer."""
+    async def send(self, message: bytes) -> Reply:
+        """Sends a request and reads its answer. Raises OSError, EOFError or TimeoutError if none is complete."""
         try:
             async with asyncio.timeout(MAX_ANSWER_SECONDS):
                 if self._streams is None:
@@ -81,27 +81,27 @@ class Connection:
             self._streams = None
 
 
-async def press(
+async def generate_load(
     port: int,
     connections: int,
     next_message: Callable[[], bytes | None],
-    tally: Tally,
-    look: Callable[[Reply], None] = lambda reply: None,
+    stats: RequestStats,
+    on_reply: Callable[[Reply], None] = lambda reply: None,
 ) -> None:
-    """Each connection sends what `next_message` gives until it gives None, one request after the other."""
+    """Each connection sends the requests of `next_message`, one after the other, until that gives None."""
 
-    async def ask() -> None:
+    async def send_all() -> None:
         connection = Connection(port)
         while (message := next_message()) is not None:
             begin = time.perf_counter()
             try:
-                reply = await connection.ask(message)
+                reply = await connection.send(message)
             except (OSError, EOFError, TimeoutError) as error:
-                tally.add(FAILED, time.perf_counter() - begin)
-                tally.errors[f"{type(error).__name__}: {error}"] += 1
+                stats.add(FAILED, time.perf_counter() - begin)
+                stats.errors[f"{type(error).__name__}: {error}"] += 1
             else:
-                tally.add(reply.status, time.perf_counter() - begin)
-                look(reply)
+                stats.add(reply.status, time.perf_counter() - begin)
+                on_reply(reply)
         connection.close()
 
-    await asyncio.gather(*(ask() for _ in range(connections)))
+    await asyncio.gather(*(send_all() for _ in range(connections)))

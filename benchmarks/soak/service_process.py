@@ -1,4 +1,4 @@
-"""The service as its own process on its own core, and the final report of each soak test."""
+"""The service under soak test: a process on a core of its own; and the verdict of a soak test."""
 
 import json
 import os
@@ -12,13 +12,12 @@ from pathlib import Path
 
 import httpx
 
-from benchmarks.processes import end, resident_bytes, tree
-from tests.service.conftest import free_port
+from benchmarks.processes import free_port, process_tree, resident_bytes, stop_process
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "models/model_scratch.pt"
 SHOE = (ROOT / "shoe.png").read_bytes()
-MEBIBYTE = 2**20
+MIB = 2**20
 START_SECONDS = 60.0
 POLL_SECONDS = 0.05
 CORES = sorted(os.sched_getaffinity(0))
@@ -39,16 +38,19 @@ class Service:
         return httpx.post(f"http://127.0.0.1:{self.port}/predict", files={"file": SHOE}, timeout=START_SECONDS)
 
     def megabytes(self) -> float:
-        """Resident memory of all its processes in MiB; pages that they share count for each."""
-        return sum(map(resident_bytes, tree(self.process.pid))) / MEBIBYTE
+        """Resident memory of all its processes in MiB; shared pages count once for each process."""
+        return sum(map(resident_bytes, process_tree(self.process.pid))) / MIB
 
     def open_files(self) -> int:
-        return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in tree(self.process.pid))
+        return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in process_tree(self.process.pid))
 
 
 @contextmanager
-def running(*flags: str, cores: list[int] = SERVICE_CORES, **environment: str) -> Iterator[Service]:
-    """The service with these flags and variables on `cores`, once it has its model. Its log is discarded."""
+def run_service(*flags: str, cores: list[int] = SERVICE_CORES, **environment: str) -> Iterator[Service]:
+    """Starts the service with `flags` and `environment` on `cores`, waits until it is healthy, and stops it afterwards.
+
+    This process moves to the other cores. The service's log is discarded. Raises RuntimeError if it does not start.
+    """
     os.sched_setaffinity(0, CLIENT_CORES)
     port = free_port()
     pinned = ["taskset", "-c", ",".join(map(str, cores))]
@@ -62,16 +64,16 @@ def running(*flags: str, cores: list[int] = SERVICE_CORES, **environment: str) -
     service = Service(process, port)
     deadline = time.monotonic() + START_SECONDS
     try:
-        while not answers(service):
+        while not is_healthy(service):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError("The service did not start.")
             time.sleep(POLL_SECONDS)
         yield service
     finally:
-        end(process)
+        stop_process(process)
 
 
-def answers(service: Service) -> bool:
+def is_healthy(service: Service) -> bool:
     try:
         return service.get("/health").status_code == 200
     except httpx.TransportError:
@@ -79,14 +81,15 @@ def answers(service: Service) -> bool:
 
 
 def raise_file_limit() -> None:
-    """Raises the limit of open files to the allowed maximum, for this process and its children."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    """Raises the limit of open files to its maximum, for this process and its children."""
+    _, maximum = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (maximum, maximum))
 
 
-def close(name: str, figures: dict[str, object], kept: dict[str, bool]) -> int:
-    """Prints which requirements were kept, then all figures as a line of JSON; returns the exit code."""
-    for requirement, held in kept.items():
-        print(f"{'kept' if held else 'BROKEN'}: {requirement}")
-    print(json.dumps({"soak": name, "kept": all(kept.values()), **figures, "load_average": os.getloadavg()[0]}))
-    return 0 if all(kept.values()) else 1
+def print_verdict(name: str, figures: dict[str, object], requirements: dict[str, bool]) -> int:
+    """Prints whether each requirement held, then all figures as a line of JSON; gives the exit code."""
+    for requirement, held in requirements.items():
+        print(f"{'held' if held else 'FAILED'}: {requirement}")
+    all_held = all(requirements.values())
+    print(json.dumps({"soak": name, "held": all_held, **figures, "load_average": os.getloadavg()[0]}))
+    return 0 if all_held else 1
