@@ -1,4 +1,4 @@
-"""What can be said of the container's files without a Docker engine."""
+"""Checks of docker-compose.yml and requirements/ that need no Docker engine."""
 
 import re
 import tomllib
@@ -10,18 +10,18 @@ from packaging.requirements import Requirement
 from service.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]
-OF_THE_CONTAINER = {"host", "port", "model"}  # settings that only its outside can change
-OF_THE_DOCKERFILE = {"torch", "torchvision"}
+FIXED = {"host", "port", "model"}  # settings that the image fixes; Compose maps the port and mounts the model
+IN_DOCKERFILE = {"torch", "torchvision"}  # installed by the Dockerfile itself
 
 
-def test_compose_passes_every_setting_on() -> None:
+def test_compose_passes_every_setting() -> None:
     passed = re.findall(rf"^ +- ({PREFIX}\w+)$", (ROOT / "docker-compose.yml").read_text(), re.MULTILINE)
-    assert set(passed) == {PREFIX + name.upper() for name in Settings.model_fields.keys() - OF_THE_CONTAINER}
+    assert set(passed) == {PREFIX + name.upper() for name in Settings.model_fields.keys() - FIXED}
 
 
-def pins(*names: str) -> dict[str, Requirement]:
-    """What these files of requirements/ pin, each line checked: one version, and the hashes of its files."""
-    found: dict[str, Requirement] = {}
+def read_pins(*names: str) -> dict[str, Requirement]:
+    """The requirements of these files of requirements/; checks that each line has one version and its hashes."""
+    requirements: dict[str, Requirement] = {}
     for name in names:
         text = (ROOT / f"requirements/{name}.txt").read_text().replace("\\\n", " ")
         for line in text.splitlines():
@@ -32,22 +32,24 @@ def pins(*names: str) -> dict[str, Requirement]:
             assert re.fullmatch(r"==[\w.]+", str(requirement.specifier)), line
             assert hashes, line
             assert all(re.fullmatch(r"sha256:[0-9a-f]{64}\s*", digest) for digest in hashes), line
-            assert found.setdefault(requirement.name, requirement) is requirement, f"{requirement.name} stands twice"
-    return found
+            assert requirements.setdefault(requirement.name, requirement) is requirement, (
+                f"{requirement.name} is listed twice"
+            )
+    return requirements
 
 
 @pytest.mark.parametrize("build", [[], ["-cuda"]], ids=["cpu", "cuda"])
 @pytest.mark.parametrize("image", ["service", "train"])
-def test_every_dependency_is_pinned_by_hash_to_a_version_that_is_allowed(image: str, build: list[str]) -> None:
+def test_every_dependency_is_pinned_by_hash_to_an_allowed_version(image: str, build: list[str]) -> None:
     images = ["service", "train"] if image == "train" else ["service"]
-    pinned = pins(*images, *(image + suffix for suffix in build))
+    pinned = read_pins(*images, *(image + suffix for suffix in build))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extra = project["optional-dependencies"]["train"] if image == "train" else []
     for line in [*project["dependencies"], *extra]:
         requirement = Requirement(line)
-        if requirement.name not in OF_THE_DOCKERFILE:
+        if requirement.name not in IN_DOCKERFILE:
             assert str(pinned[requirement.name].specifier).removeprefix("==") in requirement.specifier, line
-    assert not OF_THE_DOCKERFILE & pinned.keys()
+    assert not IN_DOCKERFILE & pinned.keys()
     for name in pinned:
         for machine in ("x86_64", "aarch64"):
             marker = pinned[name].marker

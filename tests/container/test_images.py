@@ -1,6 +1,5 @@
-"""The images as users build and run them, in a copy of the checkout that may be written to.
-
-python -m pytest -m container -rP
+"""Builds and runs the images with Docker Compose, in a writable copy of the checkout:
+`python -m pytest -m container -rP`.
 """
 
 import json
@@ -23,35 +22,35 @@ from tests.service.conftest import poll
 from training.data import DEBIAN_DIR, SHA256
 
 ROOT = Path(__file__).parents[2]
-MAX_BYTES = 950 * 10**6  # of the service's image, on top of its base
-STOP_SECONDS = 10  # what `docker compose stop` grants before it kills
-LISTENS = "0A"  # the state of a socket in /proc/net/tcp
-DOCKERS_NAMES = "0B00007F:"  # 127.0.0.11, where Docker itself answers for the names of containers
-OWNER = 1234  # of the copy's models/: neither root nor the image's own user
-TRAINING_ONLY = ["matplotlib", "rich", "torchvision", "training.data", "training.run"]
+MAX_BYTES = 950 * 10**6  # 950 MB: size of the service image without its base image
+STOP_SECONDS = 10  # timeout of `docker compose stop`, after which Docker kills the container
+LISTEN = "0A"  # state of a listening socket in /proc/net/tcp
+DOCKER_DNS = "0B00007F:"  # 127.0.0.11, the name server of Docker itself
+OWNER = 1234  # owner of models/ in the copy: neither root nor the image's user
+TRAINING_ONLY = ["matplotlib", "rich", "torchvision", "training"]
 
-pytestmark = [pytest.mark.container, pytest.mark.timeout(1800)]  # seconds: the first build downloads some gigabytes
+pytestmark = [pytest.mark.container, pytest.mark.timeout(1800)]  # seconds; the first build downloads some gigabytes
 
 
 @dataclass(frozen=True)
 class Project:
-    """A copy of the checkout under a project name and a port of its own."""
+    """A copy of the checkout with its own Compose project name and port."""
 
     folder: Path
     name: str
     port: int
 
     def compose(self, *arguments: str) -> str:
-        """What `docker compose` with these arguments prints on standard output; the test fails if it fails."""
+        """Runs `docker compose`; gives its standard output. A failing command fails the test."""
         return run(
             "docker", "compose", *arguments, folder=self.folder, COMPOSE_PROJECT_NAME=self.name, PORT=str(self.port)
         )
 
-    def inside(self, *command: str) -> str:
-        """What `command` prints in the running service's container."""
+    def run_in_service(self, *command: str) -> str:
+        """Runs `command` in the service's container; gives its standard output."""
         return self.compose("exec", "-T", "service", *command).strip()
 
-    def container(self) -> str:
+    def container_id(self) -> str:
         return self.compose("ps", "--all", "--quiet", "service").strip()
 
 
@@ -88,7 +87,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
 
 @pytest.fixture(scope="module")
 def service(project: Project) -> Project:
-    """The project after `docker compose up`, healthy."""
+    """The project after `docker compose up`; the service is healthy."""
     project.compose("up", "--detach", "--wait", "--wait-timeout", "120")
     return project
 
@@ -99,59 +98,60 @@ def client(service: Project) -> Iterator[httpx.Client]:
         yield client
 
 
-def test_up_starts_the_service_alone(service: Project) -> None:
+def test_up_starts_only_the_service(service: Project) -> None:
     assert service.compose("ps", "--all", "--services").split() == ["service"]
 
 
-def test_it_knows_a_shoe(client: httpx.Client) -> None:
+def test_predict_recognises_a_shoe(client: httpx.Client) -> None:
     answer = client.post("/predict", files={"file": (ROOT / "shoe.png").read_bytes()})
     print(answer.text)
     assert answer.status_code == 200
     assert (answer.json()["class"], answer.json()["index"]) == ("Ankle boot", 9)
 
 
-def test_it_refuses_a_wrong_file(client: httpx.Client) -> None:
+def test_predict_refuses_a_text_file(client: httpx.Client) -> None:
     assert client.post("/predict", files={"file": b"not a picture"}).status_code == 415
 
 
-def test_it_runs_without_rights(service: Project) -> None:
-    assert service.inside("id", "-u") == "1000"
+def test_the_service_runs_without_root_and_capabilities(service: Project) -> None:
+    assert service.run_in_service("id", "-u") == "1000"
     status = dict(
-        line.split(":\t", 1) for line in service.inside("cat", "/proc/1/status").splitlines() if ":\t" in line
+        line.split(":\t", 1) for line in service.run_in_service("cat", "/proc/1/status").splitlines() if ":\t" in line
     )
     capabilities = {name: int(status[name], base=16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")}
     assert not any(capabilities.values()), capabilities
     assert status["NoNewPrivs"] == "1"
 
 
-def test_it_can_write_to_the_tmp_folder_alone(service: Project) -> None:
+def test_only_the_tmp_folder_is_writable(service: Project) -> None:
     folders = "/ /app /app/models /opt/venv /tmp /var/tmp"
-    written = f"for folder in {folders}; do touch $folder/x 2>/dev/null && echo $folder; done; true"
-    assert service.inside("sh", "-c", written).split() == ["/tmp"]
+    program = f"for folder in {folders}; do touch $folder/x 2>/dev/null && echo $folder; done; true"
+    assert service.run_in_service("sh", "-c", program).split() == ["/tmp"]
 
 
-def test_its_root_file_system_is_read_only(service: Project) -> None:
+def test_the_root_file_system_is_read_only(service: Project) -> None:
     mounts = {
-        line.split()[1]: line.split()[3].split(",") for line in service.inside("cat", "/proc/mounts").splitlines()
+        line.split()[1]: line.split()[3].split(",")
+        for line in service.run_in_service("cat", "/proc/mounts").splitlines()
     }
     assert "ro" in mounts["/"]
     assert "ro" in mounts["/app/models"]
 
 
-def test_nothing_listens_but_the_port(service: Project) -> None:
-    sockets = [line.split() for line in service.inside("cat", "/proc/net/tcp", "/proc/net/tcp6").splitlines()]
-    listening = {fields[1] for fields in sockets if fields[3] == LISTENS}
-    assert {address for address in listening if not address.startswith(DOCKERS_NAMES)} == {f"00000000:{8000:04X}"}
+def test_only_the_port_is_open(service: Project) -> None:
+    sockets = [line.split() for line in service.run_in_service("cat", "/proc/net/tcp", "/proc/net/tcp6").splitlines()]
+    listening = {fields[1] for fields in sockets if fields[3] == LISTEN}
+    assert {address for address in listening if not address.startswith(DOCKER_DNS)} == {f"00000000:{8000:04X}"}
 
 
-def test_it_starts_no_more_workers_than_it_has_cores(service: Project) -> None:
+def test_there_are_no_more_workers_than_cores(service: Project) -> None:
     options = ("--cpus", "1", "--env", "SERVICE_WORKERS=4", "--network", "none")
     container = run("docker", "run", "--detach", *options, f"{service.name}-service").strip()
     try:
         for _ in poll(60):
             if "Serving" in (log := run("sh", "-c", f"docker logs {container} 2>&1")):
                 break
-        assert "starting 1 of 1" in log
+        assert "starting 1 worker" in log
         names = run("docker", "top", container, "-o", "pid,args").splitlines()
         assert [name for name in names if "python" in name] == names[1:2], names
     finally:
@@ -162,24 +162,25 @@ def test_the_image_is_small(service: Project) -> None:
     [base] = re.findall(r"^ARG PYTHON_IMAGE=(\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     if not run("docker", "image", "ls", "--quiet", base):
         run("docker", "pull", base)
-    image, below = (
+    image_bytes, base_bytes = (
         int(run("docker", "image", "inspect", "--format", "{{.Size}}", name))
         for name in (f"{service.name}-service", base)
     )
-    print(f"{(image - below) / 10**6:.0f} MB on top of {base}")
-    assert image - below <= MAX_BYTES
+    print(f"{(image_bytes - base_bytes) / 10**6:.0f} MB on top of {base}")
+    assert image_bytes - base_bytes <= MAX_BYTES
 
 
-def test_the_image_holds_nothing_of_the_training(service: Project) -> None:
+def test_the_image_contains_no_training_code(service: Project) -> None:
     program = f"import importlib.util as u; print([name for name in {TRAINING_ONLY} if u.find_spec(name)])"
-    assert service.inside("python", "-c", program) == "[]"
-    assert set(service.inside("ls", "/app").split()) == {"LICENSE", "classifier", "models", "service"}
+    assert service.run_in_service("python", "-c", program) == "[]"
+    assert set(service.run_in_service("ls", "/app").split()) == {"LICENSE", "classifier", "models", "service"}
 
 
-def test_the_image_holds_the_pinned_versions(service: Project) -> None:
+def test_the_image_has_the_pinned_versions(service: Project) -> None:
     program = "import importlib.metadata as m; [print(d.name, d.version) for d in m.distributions()]"
     installed = {
-        normal(name): version for name, version in map(str.split, service.inside("python", "-c", program).splitlines())
+        normalised(name): version
+        for name, version in map(str.split, service.run_in_service("python", "-c", program).splitlines())
     }
     lines = re.findall(r"^(\S+)==(\S+)", (ROOT / "requirements/service.txt").read_text(), re.MULTILINE)
     pinned = dict(lines)
@@ -189,11 +190,11 @@ def test_the_image_holds_the_pinned_versions(service: Project) -> None:
     assert installed.items() <= pinned.items()
 
 
-def normal(name: str) -> str:
+def normalised(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def test_the_gpu_override_asks_for_a_gpu_and_cuda(project: Project) -> None:
+def test_the_gpu_override_requests_a_gpu_and_cuda(project: Project) -> None:
     files = ("--file", "docker-compose.yml", "--file", "docker-compose.gpu.yml")
     services = json.loads(project.compose(*files, "--profile", "train", "config", "--format", "json"))["services"]
     assert services.keys() == {"service", "train"}
@@ -203,45 +204,45 @@ def test_the_gpu_override_asks_for_a_gpu_and_cuda(project: Project) -> None:
         assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
 
 
-def test_what_train_writes_belongs_to_the_owner_of_the_checkout(project: Project) -> None:
+def test_files_written_by_train_belong_to_the_owner_of_the_checkout(project: Project) -> None:
     owner = (project.folder / "models").stat().st_uid
     project.compose("run", "--rm", "-T", "train", "--help")
-    assert (project.folder / "data").stat().st_uid == owner  # Docker made it, as root
+    assert (project.folder / "data").stat().st_uid == owner  # created by Docker, as root
 
     for name in SHA256:
         shutil.copy(DEBIAN_DIR / f"{name}.gz", project.folder / "data")
-    brief = ("--recipe", "tutorial-logits", "--epochs", "1", "--batch-size", "1000")
-    report = project.compose("run", "--rm", "-T", "train", *brief, "--output", "models/new.pt")
+    options = ("--recipe", "tutorial-logits", "--epochs", "1", "--batch-size", "1000")
+    report = project.compose("run", "--rm", "-T", "train", *options, "--output", "models/new.pt")
     assert json.loads(report.splitlines()[-1])["recipe"] == "tutorial-logits"
     assert (project.folder / "models/new.pt").stat().st_uid == owner
 
 
-def test_it_drains_and_ends_well_under_load(service: Project, client: httpx.Client) -> None:
-    """The last test here: nothing runs after it."""
+def test_it_drains_and_exits_with_0_under_load(service: Project, client: httpx.Client) -> None:
+    """Must be the last test of the module: it stops the service."""
     statuses: list[int] = []
-    gone: list[float] = []  # seconds after which nothing answered any longer
-    ended = threading.Event()
+    refused: list[float] = []  # seconds from the stop until a connection failed
+    stopped = threading.Event()
 
-    def ask() -> None:
-        while not ended.wait(0.2):
+    def send_requests() -> None:
+        while not stopped.wait(0.2):
             try:
                 statuses.append(client.post("/predict", files={"file": (ROOT / "shoe.png").read_bytes()}).status_code)
-            except httpx.TransportError:  # it has gone
-                gone.append(time.monotonic() - begin)
+            except httpx.TransportError:
+                refused.append(time.monotonic() - begin)
                 return
 
-    asking = threading.Thread(target=ask)
+    client_thread = threading.Thread(target=send_requests)
     begin = time.monotonic()
-    asking.start()
+    client_thread.start()
     try:
         service.compose("stop", "--timeout", str(STOP_SECONDS))
         seconds = time.monotonic() - begin
     finally:
-        ended.set()
-        asking.join()
-    state = json.loads(run("docker", "inspect", "--format", "{{json .State}}", service.container()))
+        stopped.set()
+        client_thread.join()
+    state = json.loads(run("docker", "inspect", "--format", "{{json .State}}", service.container_id()))
     assert (state["Status"], state["ExitCode"], state["OOMKilled"]) == ("exited", 0, False)
-    print(f"{len(statuses)} answers in the {seconds:.1f} s that stopping took")
+    print(f"{len(statuses)} answers while the service stopped, in {seconds:.1f} s")
     assert seconds < STOP_SECONDS
     assert set(statuses) == {200}
-    assert all(after >= Settings().drain_seconds for after in gone), gone
+    assert all(after >= Settings().drain_seconds for after in refused), refused
