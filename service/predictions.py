@@ -13,7 +13,7 @@ from service import uploads
 from service.admission import Admission, Deadline
 from service.batcher import Batcher
 from service.decoding import Decoder
-from service.errors import ERRORS, describe_error, error_response
+from service.errors import BACKPRESSURE, ERRORS, describe_error, error_response
 from service.metrics import Metrics
 from service.model_store import ModelStore
 from service.settings import Settings
@@ -35,7 +35,7 @@ class Predictions:
     async def predict(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI endpoint of `POST /predict`: one picture in, one prediction out."""
         try:
-            self._check()
+            self._check(scope)
             content = await uploads.read(scope, receive, self._max_bytes)
             self.admission.enter()
             try:
@@ -49,7 +49,7 @@ class Predictions:
 
     async def predict_batch(self, request: Request) -> Response:
         """The classes of several pictures, in their order. A refused picture does not affect the others."""
-        self._check()
+        self._check(request.scope)
         contents = await uploads.read_several(request.scope, request.receive, self._max_bytes, self._max_files)
         self.admission.enter(len(contents))
         try:
@@ -61,10 +61,11 @@ class Predictions:
             self.admission.leave(len(contents))
         return json_response({"predictions": [self._item(result) for result in results]})
 
-    def _check(self) -> None:
+    def _check(self, scope: Scope) -> None:
         """Refuses before the body is read. Raises NotReady, Overloaded."""
         self._models.current()
-        self.admission.check()
+        backpressure = scope.get("extensions", {}).get(BACKPRESSURE, {})
+        self.admission.check(early_retry="early_retry" in backpressure)
 
     async def _predict(self, content: bytes, deadline: Deadline) -> Prediction:
         return await self.batcher.predict(await self.decoder.decode(content, deadline), deadline)

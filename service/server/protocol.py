@@ -20,6 +20,7 @@ from service.server.uvicorn_api import STATUS_LINE, HttpToolsProtocol
 MAX_HEAD_BYTES = 64 * 2**10  # 64 KiB: first line and headers of a request together, or the trailers behind its body
 MAX_PIPELINED = 8  # requests of a connection that wait for the answer to an earlier one
 CHECKS = 4  # checks of the deadlines within `request_seconds`
+EARLY_SECONDS = 0.05  # a request read so soon after a pause was sent before Retry-After was over
 NO_LINGER = struct.pack("ii", 1, 0)  # on and 0 s (socket(7)): the kernel drops the unsent bytes
 
 
@@ -34,6 +35,7 @@ class DeadlineProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self.reading_since = self.loop.time()  # the rest of a request is awaited; inf: no request is
         self.blocked_since = inf  # the client does not read its answer; inf: it does
+        self.resumed_at = -inf  # after a pause for backpressure
         self.head_bytes = 0
         self.timer = self.loop.call_later(self.request_seconds / CHECKS, self.check_deadlines)
 
@@ -56,6 +58,8 @@ class DeadlineProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
         extensions: dict[str, dict[str, Any]] = {BACKPRESSURE: {}}
+        if self.reading_since - self.resumed_at < EARLY_SECONDS:
+            extensions[BACKPRESSURE]["early_retry"] = True
         if DRAIN.active:
             extensions[DRAINING] = {}
             self.cycle.keep_alive = False
@@ -74,7 +78,7 @@ class DeadlineProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         backpressure: Any = self.cycle.scope["extensions"][BACKPRESSURE]
-        if backpressure and not self.transport.is_closing():
+        if "pause_seconds" in backpressure and not self.transport.is_closing():
             self.pause(backpressure["pause_seconds"])
 
     def pause(self, seconds: float) -> None:
@@ -85,6 +89,7 @@ class DeadlineProtocol(HttpToolsProtocol):
     def resume(self) -> None:
         if not self.transport.is_closing():
             self.flow.resume_reading()
+            self.resumed_at = self.loop.time()
 
     def send_400_response(self, msg: str) -> None:
         self.refuse(HTTPStatus.BAD_REQUEST, "The request is not valid HTTP.")
