@@ -28,6 +28,9 @@ from service.settings import PREFIX, Settings, load_settings
 INTERRUPTED = 130  # exit code, as a shell reports SIGINT
 UVICORN_FAILED = 3  # exit code
 HANGING_SECONDS = 60  # until a worker that does not answer its supervisor is replaced; longer than a start takes
+# uvloop accepts one connection by each handle in a turn of the event loop. With one handle, a new connection waits 8 s
+# beside 10,000 others in `benchmarks.soak.idle_connections`, whose limit is 1 s.
+LISTENERS = 8
 BACKLOG = 2048  # connections that the kernel keeps until they are accepted
 
 logger = logging.getLogger(__name__)
@@ -88,7 +91,8 @@ def serve_alone(config: uvicorn.Config) -> int:
     exit_codes = {signal.SIGTERM: 0, signal.SIGINT: INTERRUPTED}
     for number, code in exit_codes.items():  # uvicorn raises the signal again once it has shut down
         signal.signal(number, lambda *_, code=code: sys.exit(code))
-    uvicorn.Server(config).run([config.bind_socket()])
+    bound = config.bind_socket()
+    uvicorn.Server(config).run([bound, *(bound.dup() for _ in range(LISTENERS - 1))])
     return 0
 
 
