@@ -1,7 +1,10 @@
+from contextlib import suppress
+
 import pytest
 
 from service.admission import Admission, Deadline, DeadlineExceeded, Overloaded
 from service.metrics import Metrics
+from tests.service.conftest import poll
 
 
 def in_flight(metrics: Metrics) -> float | None:
@@ -27,3 +30,17 @@ def test_a_deadline_that_is_over_names_its_limit() -> None:
     Deadline(60).check()
     with pytest.raises(DeadlineExceeded, match=r"^The picture waited 0\.0 s, over the limit of 1e-09 s; try again"):
         Deadline(1e-9).check()
+
+
+def test_an_early_retry_is_refused_while_the_limit_is_reached_at_times() -> None:
+    admission = Admission(1, Metrics())
+    admission.check(early_retry=True)
+    admission.enter()
+    admission.leave()
+    admission.check()
+    with pytest.raises(Overloaded):
+        admission.check(early_retry=True)
+    for _ in poll():
+        with suppress(Overloaded):
+            admission.check(early_retry=True)
+            break
