@@ -16,6 +16,7 @@ import httpx
 import pytest
 import uvicorn
 from PIL import Image
+from starlette.types import ASGIApp
 
 from service.app import create_app
 from service.server.protocol import DeadlineProtocol
@@ -40,8 +41,18 @@ def poll(seconds: float = DEADLINE_SECONDS) -> Iterator[None]:
 @contextmanager
 def serving(settings: Settings) -> Iterator[httpx.Client]:
     """A client of a server with these settings, once it has tried to load its model."""
-    protocol: Any = partial(DeadlineProtocol, request_seconds=settings.request_seconds)
-    server = uvicorn.Server(uvicorn.Config(create_app(settings), port=0, http=protocol, log_level="warning"))
+    with running(create_app(settings), settings.request_seconds) as client:
+        for _ in poll():
+            if "being loaded" not in client.get("/health").text:
+                break
+        yield client
+
+
+@contextmanager
+def running(app: ASGIApp, request_seconds: float) -> Iterator[httpx.Client]:
+    """A client of a server with our protocol and this app."""
+    protocol: Any = partial(DeadlineProtocol, request_seconds=request_seconds)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, http=protocol, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -50,9 +61,6 @@ def serving(settings: Settings) -> Iterator[httpx.Client]:
                 break
         port = server.servers[0].sockets[0].getsockname()[1]
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_SECONDS) as client:
-            for _ in poll():
-                if "being loaded" not in client.get("/health").text:
-                    break
             yield client
     finally:
         server.should_exit = True

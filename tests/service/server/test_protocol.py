@@ -4,22 +4,22 @@ import json
 import re
 import select
 import socket
-import threading
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, repeat
 
 import httpx
 import pytest
-from PIL import Image
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
-from service.errors import RETRY_AFTER_SECONDS
+from service.errors import BACKPRESSURE
 from service.server.protocol import MAX_HEAD_BYTES, MAX_PIPELINED
 from service.settings import Settings
-from tests.service.conftest import DEADLINE_SECONDS, SHOE, encoded, poll, serving
+from tests.service.conftest import DEADLINE_SECONDS, SHOE, poll, running, serving
 
 SECONDS = 0.5  # SERVICE_REQUEST_SECONDS
+PAUSE_SECONDS = 1.0
 PICTURE = SHOE.read_bytes()
 HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
 LENGTH = b"Content-Length: %d\r\n\r\n"
@@ -221,27 +221,21 @@ def test_idle_connections_end_at_the_deadline_and_others_are_answered(strict_cli
             assert refusal(read_all(connection))[0] == 408
 
 
-def test_a_client_refused_for_overload_is_not_read_until_retry_after_is_over(settings: Settings) -> None:
-    slow = encoded(Image.new("L", (4000, 4000)))  # takes a thread long enough to decode
-    stopping = threading.Event()
+def test_a_client_refused_for_overload_is_not_read_until_retry_after_is_over() -> None:
+    seen: list[dict[str, object]] = []
 
-    def press(address: httpx.URL) -> None:
-        with httpx.Client(base_url=address, timeout=DEADLINE_SECONDS) as other:
-            while not stopping.is_set():
-                other.post("/predict", files={"file": slow})
+    async def refuse_once(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            backpressure = scope["extensions"][BACKPRESSURE]
+            seen.append(dict(backpressure))
+            if len(seen) == 1:
+                backpressure["pause_seconds"] = PAUSE_SECONDS
+            await Response(status_code=503 if len(seen) == 1 else 200)(scope, receive, send)
 
-    small_limit = Settings(model=settings.model, max_waiting=1)
-    with serving(small_limit) as client, ThreadPoolExecutor() as pool:
-        try:
-            for _ in range(3):
-                pool.submit(press, client.base_url)
-            for _ in poll():
-                answer = client.post("/predict", files={"file": PICTURE})
-                if answer.status_code == 503:
-                    break
-            refused_at = time.monotonic()
-        finally:
-            stopping.set()
-        assert answer.headers["retry-after"] == str(RETRY_AFTER_SECONDS)
-        client.post("/predict", files={"file": PICTURE})
-        assert time.monotonic() - refused_at > 0.9 * RETRY_AFTER_SECONDS
+    with running(refuse_once, request_seconds=60) as client:
+        assert client.get("/").status_code == 503
+        begin = time.monotonic()
+        assert client.get("/").status_code == 200
+        assert time.monotonic() - begin > 0.9 * PAUSE_SECONDS
+        assert client.get("/").status_code == 200
+    assert seen[:2] == [{}, {"early_retry": True}]
