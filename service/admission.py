@@ -59,9 +59,9 @@ class Admission:
         self.in_flight += pictures
         if self.in_flight == self.limit:
             self._full_until = time.monotonic() + FULL_SECONDS
-        self._metrics.in_flight.set(self.in_flight)
+        self._metrics.set_in_flight(self.in_flight)
 
     def leave(self, pictures: int = 1) -> None:
         """Frees this number of places."""
         self.in_flight -= pictures
-        self._metrics.in_flight.set(self.in_flight)
+        self._metrics.set_in_flight(self.in_flight)

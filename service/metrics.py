@@ -84,6 +84,16 @@ class Metrics:
         known[0].inc()
         known[1].observe(seconds)
 
+    def set_in_flight(self, pictures: int) -> None:
+        """Sets the number of pictures uploaded and not answered yet."""
+        if self.enabled:
+            self.in_flight.set(pictures)
+
+    def count_decoded(self, seconds: float) -> None:
+        """Counts a picture that was decoded and preprocessed."""
+        if self.enabled:
+            self.decode_seconds.observe(seconds)
+
     def count_batch(self, predictions: list[Prediction], queued: list[float], seconds: float) -> None:
         """Counts a batch: its predictions, the seconds each picture spent in the queue, and those the network took."""
         if not self.enabled:

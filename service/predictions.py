@@ -39,6 +39,8 @@ class Predictions:
             content = await uploads.read(scope, receive, self._max_bytes)
             self.admission.enter()
             try:
+                # Of the requests that came in the same turn of the event loop, all are admitted, then all are decoded.
+                await asyncio.sleep(0)
                 prediction = await self._predict(content, Deadline(self._max_wait_seconds))
             finally:
                 self.admission.leave()
@@ -68,7 +70,8 @@ class Predictions:
         self.admission.check(early_retry="early_retry" in backpressure)
 
     async def _predict(self, content: bytes, deadline: Deadline) -> Prediction:
-        return await self.batcher.predict(await self.decoder.decode(content, deadline), deadline)
+        pixels = await self.decoder.decode(content, deadline)
+        return await self.batcher.predict(pixels, deadline, alone=self.admission.in_flight == 1)
 
     def _item(self, result: Prediction | BaseException) -> Prediction | dict[str, Any]:
         if not isinstance(result, BaseException):

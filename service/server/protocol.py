@@ -21,7 +21,40 @@ MAX_HEAD_BYTES = 64 * 2**10  # 64 KiB: first line and headers of a request toget
 MAX_PIPELINED = 8  # requests of a connection that wait for the answer to an earlier one
 CHECKS = 4  # checks of the deadlines within `request_seconds`
 EARLY_SECONDS = 0.05  # a request read so soon after a pause was sent before Retry-After was over
+CONTINUE = b"HTTP/1.1 100 "
 NO_LINGER = struct.pack("ii", 1, 0)  # on and 0 s (socket(7)): the kernel drops the unsent bytes
+
+
+class JoinedWrites:
+    """The transport as an answer sees it: the head of an answer goes out with the beginning of its body.
+
+    uvicorn sends them with one system call each.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head: bytes | None = None  # not sent yet; b"": sent
+
+    def write(self, data: bytes) -> None:
+        if self._head is None and not data.startswith(CONTINUE):
+            self._head = data
+            return
+        if self._head:
+            data, self._head = self._head + data, b""
+        self._transport.write(data)
+
+    def end(self) -> None:
+        """Ends an answer, which may have had no body."""
+        if self._head:
+            self._transport.write(self._head)
+        self._head = None
+
+    def close(self) -> None:
+        self.end()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
 
 
 class DeadlineProtocol(HttpToolsProtocol):
@@ -33,6 +66,7 @@ class DeadlineProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.joined_writes = JoinedWrites(transport)
         self.reading_since = self.loop.time()  # the rest of a request is awaited; inf: no request is
         self.blocked_since = inf  # the client does not read its answer; inf: it does
         self.resumed_at = -inf  # after a pause for backpressure
@@ -57,6 +91,7 @@ class DeadlineProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
+        self.cycle.transport = self.joined_writes  # type: ignore[assignment]
         extensions: dict[str, dict[str, Any]] = {BACKPRESSURE: {}}
         if self.reading_since - self.resumed_at < EARLY_SECONDS:
             extensions[BACKPRESSURE]["early_retry"] = True
@@ -76,6 +111,7 @@ class DeadlineProtocol(HttpToolsProtocol):
         self.reading_since = inf
 
     def on_response_complete(self) -> None:
+        self.joined_writes.end()
         super().on_response_complete()
         backpressure: Any = self.cycle.scope["extensions"][BACKPRESSURE]
         if "pause_seconds" in backpressure and not self.transport.is_closing():
