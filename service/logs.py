@@ -6,6 +6,46 @@ import time
 from typing import Any
 
 FIELDS = "fields"  # attribute of a log record: the line's fields besides its message
+LINES_PER_SECOND = 20  # of refused requests and of warnings, for each logger; no client can flood the log
+LIMITED = ("service.requests", "service.errors", "uvicorn.error", "asyncio")  # loggers of what a client can cause
+
+
+def printable(text: str, characters: int = 80) -> str:
+    """`text` for a line or a sentence: ASCII on one line, the rest escaped, shortened to this many characters."""
+    shown = ascii(text[:characters])[1:-1]
+    return shown if len(shown) <= characters and len(text) <= characters else f"{shown[:characters]}..."
+
+
+class RateLimit(logging.Filter):
+    """Lets at most LINES_PER_SECOND lines about refused requests, warnings and errors through; counts those it omits.
+
+    The next line that passes has their number in its field "omitted". Other lines always pass.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._second = 0.0
+        self._lines = self._omitted = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not (record.levelno >= logging.WARNING or is_refusal(record)):
+            return True
+        if record.created - self._second >= 1 or record.created < self._second:
+            self._second, self._lines = record.created, 0
+        self._lines += 1
+        if self._lines > LINES_PER_SECOND:
+            self._omitted += 1
+            return False
+        if self._omitted:
+            setattr(record, FIELDS, {**getattr(record, FIELDS, {}), "omitted": self._omitted})
+            self._omitted = 0
+        return True
+
+
+def is_refusal(record: logging.LogRecord) -> bool:
+    """Whether the line is that of a request, "POST /predict 415", and its status is an error."""
+    status = record.args[-1] if isinstance(record.args, tuple) and record.args else None
+    return record.name == "service.requests" and isinstance(status, int) and status >= 400
 
 
 class JsonLines(logging.Formatter):
@@ -42,11 +82,14 @@ def config(terminal: bool) -> dict[str, Any]:
         name: {"class": "logging.StreamHandler", "stream": f"ext://sys.{name}", "formatter": "lines"}
         for name in ("stdout", "stderr")
     }
+    loggers: dict[str, dict[str, Any]] = {name: {"filters": [name]} for name in LIMITED}
+    loggers["service.requests"] |= {"handlers": ["stdout"], "propagate": False}
     return {
         "version": 1,
         "disable_existing_loggers": False,
+        "filters": {name: {"()": f"{__name__}.{RateLimit.__name__}"} for name in LIMITED},
         "formatters": {"lines": {"()": f"{__name__}.{lines.__name__}"}},
         "handlers": handlers,
         "root": {"handlers": ["stderr"], "level": "INFO"},
-        "loggers": {"service.requests": {"handlers": ["stdout"], "propagate": False}},
+        "loggers": loggers,
     }

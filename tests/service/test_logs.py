@@ -5,11 +5,13 @@ import logging
 import re
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
+import httpx
 import pytest
 
 from service import logs
-from service.logs import FIELDS, JsonLines, PlainLines
+from service.logs import FIELDS, LIMITED, LINES_PER_SECOND, JsonLines, PlainLines, RateLimit, printable
 from tests.service.conftest import SHOE, poll, started
 
 SECRETS = ("holiday", "127.0.0.1", "Mozilla", "swordfish", "localhost")
@@ -64,6 +66,71 @@ def test_a_terminal_gets_the_readable_ones(terminal: bool, kind: str) -> None:
     assert logs.config(terminal)["formatters"]["lines"]["()"] == f"service.logs.{kind}"
 
 
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("/fashion/predict", "/fashion/predict"),
+        ("/a b 200", "/a%20b%20200"),
+        ("/x\r\nGET /y\x1b[31m\x00é\u202e", "/x\\r\\nGET%20/y\\x1b[31m\\x00\\xe9\\u202e"),
+        ("/" + "a" * 60_000, "/" + "a" * 79 + "..."),
+    ],
+)
+def test_a_path_that_is_not_there_is_cleaned_and_shortened(
+    client: httpx.Client, caplog: pytest.LogCaptureFixture, path: str, shown: str
+) -> None:
+    with caplog.at_level(logging.INFO, "service.requests"):
+        answer = client.post(f"{str(client.base_url).rstrip('/')}{quote(path)}")
+        for _ in poll():
+            if caplog.records:
+                break
+    assert answer.status_code == 404
+    assert caplog.records[-1].getMessage() == f"POST {shown} 404"
+    assert printable(path, 80).replace(" ", "%20") == shown
+    page = client.get("/metrics").text
+    assert 'route="other",status="404"' in page
+    assert "/fashion/predict" not in page
+
+
+def request_line(status: int, second: float) -> logging.LogRecord:
+    made = record()
+    made.msg, made.args, made.created = "%s %s %d", ("POST", "/predict", status), second
+    return made
+
+
+def test_refused_requests_cannot_flood_the_log() -> None:
+    limit = RateLimit()
+    lines = [request_line(415, 100.0 + i / 1000) for i in range(500)]
+    assert sum(map(limit.filter, lines)) == LINES_PER_SECOND
+    assert all(limit.filter(request_line(200, 100.6)) for _ in range(500))  # what is answered is not limited
+    after = request_line(415, 101.2)
+    assert limit.filter(after)
+    assert getattr(after, FIELDS)["omitted"] == 500 - LINES_PER_SECOND
+    again = request_line(415, 101.3)
+    assert limit.filter(again)
+    assert "omitted" not in getattr(again, FIELDS, {})
+
+
+def test_warnings_are_limited_too_and_each_logger_by_itself() -> None:
+    warning = logging.makeLogRecord({"levelno": logging.WARNING, "created": 5.0, "msg": "Invalid HTTP request"})
+    assert sum(RateLimit().filter(warning) for _ in range(3)) == 3
+    assert sum(map(RateLimit().filter, [warning] * 100)) == LINES_PER_SECOND
+    config = logs.config(terminal=False)
+    filters = [config["loggers"][name]["filters"] for name in LIMITED]
+    assert filters == [[name] for name in config["filters"]] == [[name] for name in LIMITED]
+
+
+def test_a_service_without_access_log_is_silent_about_refused_requests(
+    tiny_checkpoint: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with started("--model", str(tiny_checkpoint), SERVICE_ACCESS_LOG="false") as (process, client):
+        for _ in range(300):
+            client.post("/predict", content=b"--x " * 5, headers={"Content-Type": "multipart/form-data; boundary=x"})
+        process.terminate()
+        assert process.stderr is not None
+        errors = process.stderr.read()
+    assert len(errors) + len(capfd.readouterr().out) < 5_000
+
+
 def test_nothing_of_the_user_is_logged(tiny_checkpoint: Path, capfd: pytest.CaptureFixture[str]) -> None:
     headers = {"User-Agent": "Mozilla", "X-Request-ID": "mine-1", "Authorization": "Bearer swordfish"}
     with started("--model", str(tiny_checkpoint), SERVICE_DRAIN_SECONDS="0") as (process, client):
@@ -72,13 +139,13 @@ def test_nothing_of_the_user_is_logged(tiny_checkpoint: Path, capfd: pytest.Capt
         client.post("/predict?holiday=1", files={"file": ("holiday.png", shoe, "image/png")})
         client.post("/predict", files={"file": ("holiday.png", b"holiday", "image/png")})
         client.post("/predict/batch?holiday", files={"file": ("holiday.png", b"holiday")})
-        client.get("/holiday/../holiday.png")
+        client.get("/fashion/predict?holiday")
         client.get("/health?holiday")
         client.get("/metrics")
         written = ""
         for _ in poll():
             written += capfd.readouterr().out
-            if "other 404" in written:
+            if "predict 404" in written:
                 break
         assert process.stderr is not None
         process.terminate()
@@ -91,7 +158,7 @@ def test_nothing_of_the_user_is_logged(tiny_checkpoint: Path, capfd: pytest.Capt
     assert [line["message"] for line in lines] == [
         *(f"POST /predict {status}" for status in (200, 415)),
         "POST /predict/batch 200",
-        "GET other 404",
+        "GET /fashion/predict 404",
     ]
     for line in lines:
         assert line.keys() == {"time", "level", "logger", "message", "ms", "id"}
