@@ -1,189 +1,118 @@
-import time
-from contextlib import suppress
+"""What a request may bring, and how it is refused; over the running app."""
 
+import httpx
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from service.uploads import MAX_PARTS, BrokenUpload, UploadTooLarge, boundary_of, file_fields, is_file
+from tests.service.conftest import SHOE
 
-BOUNDARY = b"xyz"
-PART = b'--xyz\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\npicture\r\n'
-END = b"--xyz--\r\n"
+PICTURE = SHOE.read_bytes()
+FORM = {"Content-Type": "multipart/form-data; boundary=x"}
 
 
-def test_the_field_file_is_found_among_others() -> None:
-    other = b'--xyz\r\nContent-Disposition: form-data; name="comment"\r\n\r\nhello\r\n'
-    assert file_fields(other + PART + other + END, BOUNDARY) == [b"picture"]
-
-
-def test_header_names_are_read_in_any_case_and_without_file_name() -> None:
-    part = b"--xyz\r\nCONTENT-DISPOSITION: form-data; name=file\r\nContent-Type: x/y\r\n\r\npicture\r\n"
-    assert file_fields(part + END, BOUNDARY) == [b"picture"]
-
-
-def test_a_picture_that_holds_line_breaks_and_dashes_comes_whole() -> None:
-    picture = b"\r\n--xy\r\n--\r\n\x00" * 50
-    assert file_fields(PART.replace(b"picture", picture) + END, BOUNDARY) == [picture]
-
-
-@pytest.mark.parametrize("form", [b"", PART, PART[:30], b"--abc\r\n", PART + b"--xyz", b"\x00" * 100])
-def test_a_form_that_ends_early_is_broken(form: bytes) -> None:
-    with pytest.raises(BrokenUpload):
-        file_fields(form, BOUNDARY)
-
-
-def test_endless_headers_are_refused() -> None:
-    with pytest.raises(BrokenUpload):
-        file_fields(b"--xyz\r\n" + b"X-A: b\r\n" * 1_000 + b"\r\n\r\n" + END, BOUNDARY)
-    with pytest.raises(BrokenUpload):
-        file_fields(b"--xyz\r\nX-A: " + b"b" * 100_000 + b"\r\n\r\n\r\n" + END, BOUNDARY)
-    with pytest.raises(BrokenUpload):
-        file_fields(PART + END, b"x" * 100_000)
-
-
-def test_parts_are_counted_before_the_form_is_parsed() -> None:
-    other = b'--xyz\r\nContent-Disposition: form-data; name="other"\r\n\r\n\r\n'
-    assert file_fields(PART + other * (MAX_PARTS - 1) + END, BOUNDARY) == [b"picture"]
-    begin = time.process_time()
-    with pytest.raises(UploadTooLarge, match=r"^The form has 150,001 parts, over the limit of 64\.$"):
-        file_fields(PART + other * 150_000 + END, BOUNDARY)
-    assert time.process_time() - begin < 0.2
-
-
-def test_several_files_come_in_order() -> None:
-    assert file_fields(PART + PART.replace(b"picture", b"") + END, BOUNDARY) == [b"picture", b""]
-
-
-@pytest.mark.parametrize("content_type", [b"multipart/form-data", b"multipart/form-data; boundary="])
-def test_a_form_without_boundary_is_broken(content_type: bytes) -> None:
-    with pytest.raises(BrokenUpload, match="names no boundary"):
-        boundary_of(content_type)
+def part(name: str, content: bytes = PICTURE) -> bytes:
+    return b'--x\r\nContent-Disposition: form-data; name="%s"; filename="a"\r\n\r\n%s\r\n' % (name.encode(), content)
 
 
 @pytest.mark.parametrize(
-    ("content_type", "boundary"),
+    "content_type",
     [
-        (
-            b"multipart/form-data; boundary=----WebKitFormBoundary7MA4YWxkTrZu0gW",
-            b"----WebKitFormBoundary7MA4YWxkTrZu0gW",
-        ),
-        (b"multipart/form-data; boundary=0123456789abcdef", b"0123456789abcdef"),
-        (b'multipart/form-data; boundary="a b"', b"a b"),
-        (b"Multipart/Form-Data;charset=utf-8;boundary=x", b"x"),
-        (b"multipart/form-data; boundary=x; charset=utf-8", b"x"),
-        (b"application/json", None),
-        (b"multipart/mixed; boundary=x", None),
-        (b"", None),
+        *(None, "", "application/octet-stream", "application/x-www-form-urlencoded", "image/png", "IMAGE/JPEG"),
+        *("text/plain;charset=UTF-8", "application/json", "multipart/mixed; boundary=x", "multipart/form-datax", "png"),
+        *("binary/octet-stream", "*/*", ";", "multipart"),
     ],
 )
-def test_the_boundary_is_found_however_it_is_written(content_type: bytes, boundary: bytes | None) -> None:
-    assert boundary_of(content_type) == boundary
+def test_a_body_that_is_no_form_is_the_picture(client: httpx.Client, content_type: str | None) -> None:
+    headers = {} if content_type is None else {"Content-Type": content_type}
+    assert client.post("/predict", content=PICTURE, headers=headers).status_code == 200
+    for content in (b"hello", b'{"file": "shoe.png"}', b"file=shoe.png"):
+        answer = client.post("/predict", content=content, headers=headers)
+        assert (answer.status_code, list(answer.json())) == (415, ["detail"])
 
 
-@pytest.mark.parametrize(
-    ("disposition", "expected"),
-    [
-        (b'form-data; name="file"', True),
-        (b'form-data; name="file"; filename="shoe.png"', True),
-        (b"form-data; name=file", True),
-        (b'form-data; filename="shoe.png"; name="file"', True),
-        (b'form-data; name="file2"', False),
-        (b'form-data; name="other"; filename="file"', False),
-        (b'form-data; name="fil\xc3\xa9"', False),
-        (b"", False),
-    ],
-)
-def test_the_field_is_found_however_it_is_written(disposition: bytes, expected: bool) -> None:
-    assert is_file(disposition) is expected
+def test_an_empty_body_is_no_picture(client: httpx.Client) -> None:
+    for kind in ("", "application/octet-stream", "application/json"):
+        assert client.post("/predict", headers={"Content-Type": kind}).status_code == 422
+    assert client.post("/predict", headers={"Content-Type": "image/png"}).status_code == 400
 
 
-FUZZED = settings(max_examples=300, deadline=None, derandomize=True, database=None)
-WORDS = st.sampled_from(
-    [b"file", b"other", b"", b'"', b"\\", b";", b"=", b"form-data", b"name=", b"filename*=utf-8''", b"\xff"]
-)
-LINES = st.sampled_from([b"\r\n", b"\n", b"\r", b"\r\n\r\n", b"", b"\0"])
-DISPOSITIONS = st.one_of(
-    st.sampled_from(
-        [
-            *(b'form-data; name="file"', b"form-data; name=file", b'form-data; name="file"; filename="x\\".png"'),
-            *(b'form-data; name="other"', b"form-data", b"attachment; name=file", b"form-data; name=file; name=other"),
-        ]
-    ),
-    st.lists(WORDS, max_size=8).map(b"".join),
-    st.binary(max_size=40),
-)
-NAMES = st.one_of(
-    st.sampled_from([b"Content-Disposition", b"content-disposition", b"Content-Type", b"X"]), st.binary(max_size=10)
-)
-HEADERS = st.lists(st.tuples(NAMES, st.one_of(DISPOSITIONS, st.binary(max_size=20))), max_size=12)
-CONTENTS = st.one_of(st.binary(max_size=60), st.sampled_from([b"--xyz", b"\r\n--xyz", b"\r\n--xyz--", b"\r\n" * 9]))
+@pytest.mark.parametrize("kind", ["application/json", "image/png", "text/plain", ""])
+def test_a_form_under_another_type_is_told(client: httpx.Client, kind: str) -> None:
+    answer = client.post("/predict", content=part("file") + b"--x--\r\n", headers={"Content-Type": kind})
+    assert answer.status_code == 415
+    sentence = f"The body is a form, but its Content-Type is '{kind}'; let the client set this header."
+    assert answer.json()["detail"] == sentence
 
 
-@st.composite
-def forms(draw: st.DrawFn) -> bytes:
-    """Nearly a multipart form: parts, headers, line ends and boundaries may be there, twice or not."""
-    form = draw(st.one_of(st.just(b""), st.binary(max_size=20), LINES))
-    for _ in range(draw(st.integers(0, 4))):
-        form += draw(st.sampled_from([b"--xyz", b"--xyz", b"--xyz", b"--xy", b"xyz", b"--xyz--"])) + draw(LINES)
-        for name, value in draw(HEADERS):
-            form += name + draw(st.sampled_from([b": ", b": ", b":", b""])) + value + b"\r\n"
-        form += draw(LINES) + draw(CONTENTS) + draw(LINES)
-    return form + draw(st.sampled_from([END, b"--xyz--", b"--xyz-", b"", END + b"epilogue", b"\r\n" + END]))
+@pytest.mark.parametrize("coding", ["gzip", "br", "deflate", "x-gzip", "gzip, identity", "zstd"])
+@pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
+def test_an_encoded_body_is_refused_by_its_coding(client: httpx.Client, path: str, coding: str) -> None:
+    answer = client.post(path, files={"file": PICTURE}, headers={"Content-Encoding": coding})
+    assert answer.status_code == 415
+    assert f"Content-Encoding '{coding}'" in answer.json()["detail"]
 
 
-@FUZZED
-@given(forms(), st.sampled_from([BOUNDARY, b"", b"xy", b"x" * 300, b"\r\n", b"\xff", b"-"]))
-def test_of_nearly_a_form_only_a_broken_upload_comes_out(form: bytes, boundary: bytes) -> None:
-    with suppress(BrokenUpload, UploadTooLarge):
-        for content in file_fields(form, boundary):
-            assert content in form
+@pytest.mark.parametrize("coding", ["identity", "Identity", ""])
+def test_the_coding_identity_is_none(client: httpx.Client, coding: str) -> None:
+    assert client.post("/predict", files={"file": PICTURE}, headers={"Content-Encoding": coding}).status_code == 200
 
 
-@FUZZED
-@given(st.binary(max_size=300))
-def test_of_any_bytes_only_a_broken_upload_comes_out(form: bytes) -> None:
-    with suppress(BrokenUpload):
-        file_fields(form, BOUNDARY)
-    with suppress(BrokenUpload):
-        file_fields(PART + form + END, BOUNDARY)
+@pytest.mark.parametrize("kind", ["multipart/form-data", "multipart/form-data; charset=utf-8", "Multipart/Form-Data;"])
+@pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
+def test_a_form_without_boundary_says_who_sets_it(client: httpx.Client, path: str, kind: str) -> None:
+    answer = client.post(path, content=part("file") + b"--x--\r\n", headers={"Content-Type": kind})
+    assert answer.status_code == 400
+    sentence = "The Content-Type multipart/form-data names no boundary; let the client set this header."
+    assert answer.json()["detail"] == sentence
 
 
-@FUZZED
-@given(
-    st.lists(st.tuples(st.sampled_from(["file", "other"]), st.binary(max_size=200)), max_size=6),
-    st.sampled_from([b"", b"preamble\r\n", b"\r\n"]),
-    st.sampled_from([b"", b"epilogue", b"\r\n--xyz\r\n"]),
-)
-def test_a_right_form_comes_apart_as_it_was_put_together(
-    fields: list[tuple[str, bytes]], preamble: bytes, epilogue: bytes
-) -> None:
-    form = b"".join(
-        b'--xyz\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n' % (name.encode(), content)
-        for name, content in fields
+def test_a_boundary_that_the_body_lacks_is_told(client: httpx.Client) -> None:
+    answer = client.post(
+        "/predict", content=part("file") + b"--x--\r\n", headers={"Content-Type": FORM["Content-Type"] + "y"}
     )
-    expected = [content for name, content in fields if name == "file"]
-    if any(b"\r\n--xyz" in b"\r\n" + content for _, content in fields):
-        return  # a boundary that is in a content is none
-    try:
-        assert file_fields(preamble + form + END + epilogue, BOUNDARY) == expected
-    except BrokenUpload:
-        assert not fields or preamble.strip()
+    assert answer.status_code == 400
+    assert answer.json()["detail"].endswith("let the client set this header.")
 
 
-@FUZZED
-@given(
-    st.one_of(
-        st.binary(max_size=100),
-        st.lists(WORDS, max_size=8).map(lambda words: b"multipart/form-data; boundary" + b"".join(words)),
-    ),
-    DISPOSITIONS,
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        (["image"], "the field 'image'"),
+        (["image", "files"], "the fields 'image', 'files'"),
+        (["file[]", "file[]"], "the field 'file[]'"),
+        (["a", "b", "c", "d", "e", "f"], "the fields 'a', 'b', 'c', 'd' and 2 more"),
+        (["a\x1bb" + "c" * 60], "the field 'a\\x1bb" + "c" * 34 + "...'"),
+        ([], "no fields"),
+    ],
 )
-def test_of_any_header_only_a_broken_upload_comes_out(content_type: bytes, disposition: bytes) -> None:
-    with suppress(BrokenUpload):
-        boundary = boundary_of(content_type)
-        assert boundary is None or boundary
-        if boundary is not None:
-            with suppress(BrokenUpload):
-                file_fields(PART + END, boundary)
-    assert is_file(disposition) in (True, False)
+def test_predict_names_the_fields_that_came(client: httpx.Client, fields: list[str], named: str) -> None:
+    answer = client.post("/predict", content=b"".join(map(part, fields)) + b"--x--\r\n", headers=FORM)
+    assert answer.status_code == 422
+    assert answer.json() == {"detail": f"The form has {named}; send the picture in the field 'file'."}
+
+
+def test_two_files_are_for_the_batch(client: httpx.Client) -> None:
+    answer = client.post("/predict", files=[("file", PICTURE), ("file", PICTURE)])
+    assert answer.status_code == 422
+    assert answer.json()["detail"].endswith("fields 'file', /predict takes one; send several to /predict/batch.")
+
+
+@pytest.mark.parametrize(
+    "names", [["file[]", "file[]"], ["files", "files"], ["files[]"], ["file[0]", "files[1]", "file"]]
+)
+def test_a_batch_takes_the_usual_names_of_several_files(client: httpx.Client, names: list[str]) -> None:
+    answer = client.post("/predict/batch", content=b"".join(map(part, names)) + b"--x--\r\n", headers=FORM)
+    assert (answer.status_code, len(answer.json()["predictions"])) == (200, len(names))
+
+
+def test_a_batch_names_the_fields_that_came(client: httpx.Client) -> None:
+    answer = client.post("/predict/batch", content=part("image") + part("file[x]") + b"--x--\r\n", headers=FORM)
+    assert answer.status_code == 422
+    assert answer.json()["detail"].startswith("The form has the fields 'image', 'file[x]'; ")
+    answer = client.post("/predict/batch", content=PICTURE, headers={"Content-Type": "image/png"})
+    assert answer.status_code == 422
+    assert answer.json()["detail"].endswith("send a single picture as the body to /predict.")
+
+
+def test_a_preamble_is_accepted(client: httpx.Client) -> None:
+    form = b"This is a message in MIME format.\r\n" + part("file") + b"--x--\r\nand an epilogue"
+    assert client.post("/predict", content=form, headers=FORM).status_code == 200
