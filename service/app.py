@@ -7,24 +7,23 @@ from typing import Any
 
 import torch
 from fastapi import FastAPI, Request
-from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
-from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.routing import Mount, Route, Router
 from starlette.types import ASGIApp
 
 from classifier import __version__
+from service import documentation
 from service.errors import ERRORS, error_response
-from service.metrics import CONTENT_TYPE, Metrics
-from service.middleware import ApiKeyMiddleware, RequestMiddleware
+from service.metrics import Metrics
+from service.middleware import ApiKeyMiddleware, Cors, RequestMiddleware
 from service.model_store import ModelStore, NotReady
 from service.predictions import Predictions
 from service.schemas import (
     BATCH_PROBLEMS,
     HEALTH_PROBLEMS,
+    OPEN,
     PREDICT_PROBLEMS,
     UPLOAD,
     UPLOADS,
@@ -68,9 +67,10 @@ def create_app(settings: Settings) -> ASGIApp:
     # The route comes before FastAPI, whose layers took 35 µs a request and this Router 4 µs (two shared CPU cores).
     app: ASGIApp = Router([predict, Mount("/", api)], lifespan=lifespan)
     if settings.api_key:
-        app = ApiKeyMiddleware(app, settings.api_key.get_secret_value(), metrics)
+        open_paths = documentation.OPEN.union(OPEN) if settings.docs else frozenset(OPEN)
+        app = ApiKeyMiddleware(app, settings.api_key.get_secret_value(), open_paths, metrics)
     if settings.cors_origins:
-        app = CORSMiddleware(
+        app = Cors(
             app,
             settings.cors_origins,
             allow_methods=["GET", "POST"],
@@ -78,7 +78,7 @@ def create_app(settings: Settings) -> ASGIApp:
             expose_headers=["X-Request-ID", "Retry-After"],
         )
     routes = {route.path for route in api.routes if isinstance(route, Route)}
-    return RequestMiddleware(app, routes, metrics, settings.access_log)
+    return RequestMiddleware(app, routes, metrics, settings.access_log, settings.root_path or "")
 
 
 class AsgiRoute(APIRoute):
@@ -92,13 +92,19 @@ class AsgiRoute(APIRoute):
 
 def create_api(settings: Settings, metrics: Metrics, models: ModelStore) -> FastAPI:
     """FastAPI's part of the app: health, metrics, documentation, errors."""
-    about: dict[str, Any] = {
-        "title": "Fashion-MNIST classifier",
-        "description": "Upload a picture of a garment, get back its Fashion-MNIST class and the probabilities.",
-        "version": __version__,
-        "redoc_url": None,
-    }
-    api = FastAPIOffline(**about) if settings.docs else FastAPI(**about, docs_url=None, openapi_url=None)
+    api = FastAPI(
+        title="Fashion-MNIST classifier",
+        description="Upload a picture of a garment, get back its Fashion-MNIST class and the probabilities.",
+        version=__version__,
+        servers=[{"url": "."}],  # relative to the address of openapi.json, so that any prefix of a proxy is right
+        root_path_in_servers=False,
+        redirect_slashes=False,  # RequestMiddleware takes them off
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json" if settings.docs else None,
+    )
+    if settings.docs:
+        documentation.add_documentation(api)
 
     async def handle(request: Request, error: Exception) -> Response:
         return error_response(request.scope, error, metrics)
@@ -106,7 +112,6 @@ def create_api(settings: Settings, metrics: Metrics, models: ModelStore) -> Fast
     for kind in (*ERRORS, HTTPException, Exception):
         api.add_exception_handler(kind, handle)
 
-    @api.head("/health", include_in_schema=False)
     @api.get("/health", tags=["health"], responses=HEALTH_PROBLEMS, response_model_exclude_none=True)
     async def health(request: Request) -> Health:
         """Readiness: a model is loaded and has answered a test picture, and the service is not about to stop."""
@@ -126,15 +131,12 @@ def create_api(settings: Settings, metrics: Metrics, models: ModelStore) -> Fast
         """Liveness: the process answers, with or without a model."""
         return Liveness(status="alive")
 
-    @api.get("/", include_in_schema=False)
-    async def root() -> RedirectResponse:
-        return RedirectResponse("docs")
-
     if settings.metrics:
 
         @api.get("/metrics", include_in_schema=False)
-        async def page() -> Response:
-            return Response(await metrics.page(), media_type=CONTENT_TYPE)
+        async def page(request: Request) -> Response:
+            content, content_type = await metrics.page(request.headers.get("Accept", ""))
+            return Response(content, headers={"Content-Type": content_type})
 
     described = api.openapi
     api.openapi = lambda: complete(described(), settings.api_key is not None)  # type: ignore[method-assign]

@@ -8,10 +8,11 @@ from starlette.types import Scope
 
 from classifier.picture import BrokenPicture, PictureTooLarge, UnsupportedPicture
 from service.admission import DeadlineExceeded, Overloaded
+from service.logs import printable
 from service.metrics import Metrics
 from service.model_store import NotReady
 from service.schemas import INTERNAL_ERROR
-from service.uploads import BrokenUpload, MissingFile, UploadTooLarge
+from service.uploads import BrokenUpload, MissingFile, UnsupportedUpload, UploadTooLarge
 
 ERRORS: dict[type[Exception], tuple[int, str]] = {
     BrokenPicture: (400, "broken_picture"),
@@ -19,14 +20,11 @@ ERRORS: dict[type[Exception], tuple[int, str]] = {
     PictureTooLarge: (413, "picture_too_large"),
     UploadTooLarge: (413, "upload_too_large"),
     UnsupportedPicture: (415, "unsupported_picture"),
+    UnsupportedUpload: (415, "unsupported_upload"),
     MissingFile: (422, "missing_file"),
     NotReady: (503, "not_ready"),
     Overloaded: (503, "overloaded"),
     DeadlineExceeded: (503, "deadline_exceeded"),
-}
-HTTP_SENTENCES = {
-    404: "There is nothing at this address; /docs lists what there is.",
-    405: "This address does not take that method; /docs lists the methods it takes.",
 }
 RETRY_AFTER_SECONDS = 1
 BACKPRESSURE = "backpressure"  # ASGI extension: asks the server to stop reading from this client for a while
@@ -40,8 +38,6 @@ def describe_error(error: BaseException, metrics: Metrics) -> tuple[int, str]:
         status, reason = known
         metrics.rejected.labels(reason).inc()
         return status, str(error)
-    if isinstance(error, HTTPException):
-        return error.status_code, HTTP_SENTENCES.get(error.status_code, f"{error.detail}.")
     logger.error("A request failed with an unexpected error.", exc_info=error)
     return 500, INTERNAL_ERROR
 
@@ -54,8 +50,23 @@ def error_response(scope: Scope, error: BaseException, metrics: Metrics) -> Resp
     """
     if isinstance(error, Overloaded) and (extension := scope.get("extensions", {}).get(BACKPRESSURE)) is not None:
         extension["pause_seconds"] = RETRY_AFTER_SECONDS
+    if isinstance(error, HTTPException):
+        return routing_response(scope, error)
     status, sentence = describe_error(error, metrics)
-    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    headers = {}
     if status == 503:
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     return JSONResponse({"detail": sentence}, status, headers)
+
+
+def routing_response(scope: Scope, error: HTTPException) -> Response:
+    """The answer to a request whose path or method there is not."""
+    path, headers = printable(scope["path"]), dict(error.headers or {})
+    if error.status_code == 405:
+        named = set(headers["Allow"].split(", "))
+        methods = sorted(named | {"HEAD"} if "GET" in named else named)
+        headers["Allow"] = ", ".join(methods)
+        sentence = f"{path} takes {' or '.join(methods)}, not {printable(scope['method'], 16)}."
+    else:
+        sentence = f"There is nothing at {path}; send a picture with POST to /predict, or several to /predict/batch."
+    return JSONResponse({"detail": sentence}, error.status_code, headers)

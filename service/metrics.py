@@ -6,24 +6,28 @@ up all files.
 
 import asyncio
 import os
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from prometheus_client import (
-    CONTENT_TYPE_LATEST,
+    CONTENT_TYPE_PLAIN_0_0_4,
     CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
+    ProcessCollector,
+    disable_created_metrics,
     generate_latest,
     multiprocess,
 )
+from prometheus_client.openmetrics import exposition as openmetrics
 
 from classifier.classifier import Prediction
 from classifier.networks import CLASSES
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # the variable that prometheus_client reads
-CONTENT_TYPE = CONTENT_TYPE_LATEST
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 PICTURES = (1, 2, 4, 8, 16, 32, 64, 128)
 PREFIX = "fashion_mnist"
@@ -35,6 +39,9 @@ class Metrics:
     def __init__(self, enabled: bool = True) -> None:
         self.enabled = enabled
         self.registry = CollectorRegistry()
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second time series for each counter
+        if FOLDER not in os.environ:
+            ProcessCollector(registry=self.registry)  # of several workers it would show the one that is scraped
         self.requests = self._counter("requests", "Requests answered.", "route", "status")
         self.request_seconds = self._histogram(
             "request_seconds", "Time from the headers of a request to the end of its answer, in seconds.", "route"
@@ -113,18 +120,41 @@ class Metrics:
         self.model_loaded.set_to_current_time()
         self.model_load_seconds.set(seconds)
 
-    async def page(self) -> bytes:
-        """The metrics in the text format that Prometheus scrapes."""
+    async def page(self, accept: str) -> tuple[bytes, str]:
+        """The metrics, and their Content-Type: Prometheus' text format, or OpenMetrics where `accept` names it."""
         registry = self.registry
         if FOLDER in os.environ:
             registry = CollectorRegistry()
             multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return await asyncio.to_thread(generate_latest, registry)
+        if prefers_openmetrics(accept):
+            return await asyncio.to_thread(openmetrics.generate_latest, registry), openmetrics.CONTENT_TYPE_LATEST
+        return await asyncio.to_thread(generate_latest, registry), CONTENT_TYPE_PLAIN_0_0_4
+
+
+def prefers_openmetrics(accept: str) -> bool:
+    """Whether this header Accept names OpenMetrics, and no other text format with a higher quality."""
+    quality = {"openmetrics-text": 0.0, "plain": 0.0}
+    for kind, _, weight in re.findall(r"(?:application|text)/(openmetrics-text|plain)([^,]*?;q=([\d.]{1,5}))?", accept):
+        with suppress(ValueError):
+            quality[kind] = max(quality[kind], float(weight or 1))
+    return quality["openmetrics-text"] > 0 and quality["openmetrics-text"] >= quality["plain"]
 
 
 def forget_dead_workers() -> None:
     """Takes the gauges of workers that have ended out of the sums; their counters stay."""
     for file in Path(os.environ.get(FOLDER, "/nonexistent")).glob("gauge_live*_*.db"):
         pid = int(file.stem.rpartition("_")[2])
-        if not Path(f"/proc/{pid}").exists():
+        if not is_running(pid):
             multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is a process of this id. On Windows, where signal 0 is Ctrl-C, always true."""
+    if os.name == "posix":
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:  # it belongs to another user
+            return True
+    return True

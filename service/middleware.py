@@ -1,4 +1,4 @@
-"""ASGI middleware around every answer: request id, security headers, request metrics, access log; the API key."""
+"""ASGI middleware around every answer: path, request id, security headers, metrics, access log; API key; CORS."""
 
 import logging
 import re
@@ -8,16 +8,17 @@ from collections.abc import Set
 from hmac import compare_digest
 from itertools import count
 
-from starlette.responses import JSONResponse
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.logs import FIELDS
+from service.documentation import PAGES
+from service.logs import FIELDS, printable
 from service.metrics import Metrics
 from service.schemas import NO_KEY, OPEN
 
-REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-STATIC = "/static-offline-docs/"  # files of the documentation page
-DOCUMENTATION = ("/docs", STATIC)
+REQUEST_ID = re.compile(rb"[^\x00- \x7f-\xff\"'\\,<>{}`]{1,128}")  # nothing that could break a log line
 POLLED = {*OPEN, "/metrics"}  # requested every few seconds: only errors are logged
 CLIENT_LEFT = 499  # nginx's status for a request whose client closed the connection
 
@@ -39,14 +40,15 @@ logger = logging.getLogger("service.requests")
 
 
 class RequestMiddleware:
-    """Gives each answer its request id and its headers, and counts and logs it."""
+    """Gives each answer its request id and its headers, and counts and logs it. The app behind it sees plain paths."""
 
-    def __init__(self, app: ASGIApp, routes: Set[str], metrics: Metrics, access_log: bool) -> None:
-        """`routes` are the paths that metrics and logs name; all others are "other"."""
+    def __init__(self, app: ASGIApp, routes: Set[str], metrics: Metrics, access_log: bool, root_path: str = "") -> None:
+        """`routes` are the paths that metrics name, all others are "other". `root_path` is a proxy's prefix."""
         self._app = app
         self._routes = routes
         self._metrics = metrics
         self._access_log = access_log
+        self._root_path = root_path
         self._process = secrets.token_hex(4).encode()
         self._numbers = count(1)
 
@@ -55,12 +57,15 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         begin = time.perf_counter()
-        path = path_of(scope)
+        asked, method = scope["path"], scope["method"]
+        if asked not in self._routes or method == "HEAD":
+            scope = self._plain(scope)
+        path = scope["path"]
         route = path if path in self._routes else "other"
         request_id = dict(scope["headers"]).get(b"x-request-id", b"")
         if not REQUEST_ID.fullmatch(request_id):
             request_id = b"%s-%d" % (self._process, next(self._numbers))
-        own_headers = DOCUMENTATION_HEADERS if path.startswith(DOCUMENTATION) else HEADERS
+        own_headers = DOCUMENTATION_HEADERS if path in PAGES else HEADERS
         status = None
 
         async def send_with_headers(message: Message) -> None:
@@ -81,34 +86,56 @@ class RequestMiddleware:
             self._metrics.count_request(route, status, seconds)
             if self._access_log and (status >= 400 or route not in POLLED):
                 fields = {"ms": round(1e3 * seconds, 2), "id": request_id.decode()}
-                logger.info("%s %s %d", scope["method"], route, status, extra={FIELDS: fields})
+                shown = route if route != "other" else printable(asked).replace(" ", "%20")
+                logger.info("%.16s %s %d", method, shown, status, extra={FIELDS: fields})
+
+    def _plain(self, scope: Scope) -> Scope:
+        """The scope with its path below every prefix, without empty segments, and with HEAD as GET.
+
+        The server leaves out the body of an answer to HEAD.
+        """
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        path = "/" + "/".join(filter(None, path.split("/")))
+        if f"{path}/".startswith(f"{self._root_path}/"):
+            path = path[len(self._root_path) :] or "/"
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        return {**scope, "path": path, "root_path": "", "method": method}
 
 
 class ApiKeyMiddleware:
-    """Answers 401 unless the request has the API key; health and the documentation's files are open."""
+    """Answers 401 unless the request has the API key or its path is in `open_paths`."""
 
-    def __init__(self, app: ASGIApp, key: str, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, key: str, open_paths: Set[str], metrics: Metrics) -> None:
         self._app = app
-        self._expected = f"Bearer {key}".encode()
+        self._key = key.encode()
+        self._open_paths = open_paths
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or self._may_pass(scope):
+        if scope["type"] != "http" or scope["path"] in self._open_paths or self._has_key(scope):
             await self._app(scope, receive, send)
             return
         self._metrics.rejected.labels("unauthorized").inc()
         response = JSONResponse({"detail": NO_KEY}, 401, {"WWW-Authenticate": "Bearer"})
         await response(scope, receive, send)
 
-    def _may_pass(self, scope: Scope) -> bool:
-        path = path_of(scope)
-        if path in OPEN or path.startswith(STATIC):
-            return True
-        authorization = dict(scope["headers"]).get(b"authorization", b"")
-        return compare_digest(authorization, self._expected)  # in constant time
+    def _has_key(self, scope: Scope) -> bool:
+        """Whether there is `Authorization: Bearer KEY`: the scheme in any case, one or more spaces (RFC 9110 11.1)."""
+        scheme, _, key = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
+        return scheme.lower() == b"bearer" and compare_digest(key.lstrip(b" "), self._key)  # in constant time
 
 
-def path_of(scope: Scope) -> str:
-    """The path below the prefix under which the app is mounted."""
-    path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", ""))
+class Cors(CORSMiddleware):
+    """Starlette's CORS, with the sentence of a refused preflight as JSON like every other error."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        response = super().preflight_response(request_headers)
+        if response.status_code == 200:
+            return response
+        origin, method = (printable(request_headers[name], 100) for name in ("origin", "access-control-request-method"))
+        sentence = (
+            f"The origin '{origin}' may not send {method} from a web page; "
+            f"SERVICE_CORS_ORIGINS names the origins that may, with {' and '.join(self.allow_methods)}."
+        )
+        headers = {name: value for name, value in response.headers.items() if not name.startswith("content-")}
+        return JSONResponse({"detail": sentence}, response.status_code, headers)

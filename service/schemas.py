@@ -92,7 +92,7 @@ def form(field: dict[str, Any]) -> dict[str, Any]:
 UPLOAD = {
     "requestBody": {
         "required": True,
-        "content": {"multipart/form-data": form(PICTURE), "image/*": {"schema": PICTURE}},
+        "content": {"multipart/form-data": form(PICTURE), "image/*": {"schema": PICTURE}},  # any other type, too
     }
 }
 UPLOADS = {
@@ -128,29 +128,35 @@ PREDICT_PROBLEMS: Problems = {
     408: TOO_SLOW,
     413: problem(
         "Over the byte or the pixel limit",
-        "The body has 20,000,000 bytes, over the limit of 10,485,760 for pictures.",
+        "The body has 20,000,000 bytes, over the limit of 10,485,760 for pictures; send smaller ones.",
     ),
     415: problem(
         "Not a picture of an accepted format",
         f"The file is not a picture of an accepted format: {ACCEPTED}.",
     ),
-    422: problem("No file", "The multipart form has 0 fields 'file'; expected exactly one."),
+    422: problem("No file, or several", "The form has the field 'image'; send the picture in the field 'file'."),
     431: TOO_LONG,
     500: problem("An error of the service", INTERNAL_ERROR),
     503: problem("No model is loaded, or too many pictures are in flight", MISSING_MODEL),
 }
 BATCH_PROBLEMS: Problems = {
-    400: problem("A malformed form", "The multipart form is malformed."),
+    400: problem("A malformed form", "The form is incomplete: its closing boundary is missing; send all of it."),
     408: TOO_SLOW,
-    413: problem("Too many bytes or files", "The form has 65 fields 'file', over the limit of 64."),
-    422: problem("No file", "The multipart form has 0 fields 'file'; expected at least one."),
+    413: problem(
+        "Too many bytes or files",
+        "The form has 65 fields 'file', over the limit of 64; send them in several requests.",
+    ),
+    415: problem("An encoded body", "The body has the Content-Encoding 'gzip'; send it as it is, without this header."),
+    422: problem("No file", "The form has the field 'image'; send each picture in a field 'file'."),
     431: TOO_LONG,
     500: problem("An error of the service", INTERNAL_ERROR),
     503: problem("No model is loaded, or too many pictures are in flight", MISSING_MODEL),
 }
 
 HEADERS = {  # by status; "all": of every answer
-    "all": {"X-Request-ID": "the request's own, if that has 1 to 64 letters, digits, '.', '_' or '-'; else a new one"},
+    "all": {
+        "X-Request-ID": "the request's own, if it has 1 to 128 printable characters without separators; else a new one"
+    },
     "401": {"WWW-Authenticate": "Bearer"},
     "503": {"Retry-After": "seconds"},
 }

@@ -1,5 +1,6 @@
 """Settings: typed, from the environment with the prefix SERVICE_, units in the names."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,6 +10,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from classifier.picture import MAX_JPEG_PIXELS, MAX_PIXELS
 
 PREFIX = "SERVICE_"
+ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([^\s/?#@*:\[\]'\"]+|\[[0-9a-f:.]+\])(?::(\d{1,5}))?/?", re.IGNORECASE)
+USUAL_PORTS = {"http": "80", "https": "443"}  # that a browser leaves out
 
 
 class SettingsError(Exception):
@@ -23,6 +26,28 @@ def names_a_file(path: Path) -> Path:
 
 def comma_separated(value: object) -> object:
     return tuple(filter(None, (part.strip() for part in value.split(",")))) if isinstance(value, str) else value
+
+
+def origin(value: str) -> str:
+    """`value` as browsers write it in the header Origin: lower case, no slash at the end, no usual port."""
+    if value in ("*", "null"):
+        return value
+    if not (match := ORIGIN.fullmatch(value)):
+        raise ValueError("an origin is a scheme, a host and perhaps a port, such as https://shop.example")
+    scheme, host, port = match.groups()
+    if port and int(port) > 65_535:
+        raise ValueError("its port is over 65,535")
+    try:
+        name = host.encode("idna").decode().lower()
+    except UnicodeError:
+        raise ValueError("its host is not a name") from None
+    scheme = scheme.lower()
+    return f"{scheme}://{name}" + (f":{int(port)}" if port and port != USUAL_PORTS.get(scheme) else "")
+
+
+def prefix(value: str) -> str | None:
+    """`value` with a slash at its beginning and none at its end; None if nothing is left."""
+    return f"/{path}" if (path := "/".join(filter(None, value.strip().split("/")))) else None
 
 
 class Settings(BaseSettings):
@@ -50,8 +75,13 @@ class Settings(BaseSettings):
     api_key: Annotated[
         SecretStr | None, Field(min_length=1, description="key that requests must have; none: no key")
     ] = None
+    root_path: Annotated[
+        str | None,
+        AfterValidator(lambda value: prefix(value or "")),
+        Field(description="prefix of all paths that a proxy in front does not strip"),
+    ] = None
     cors_origins: Annotated[
-        tuple[str, ...],
+        tuple[Annotated[str, AfterValidator(origin)], ...],
         NoDecode,
         BeforeValidator(comma_separated),
         Field(description="sites whose pages may send requests (CORS), separated by commas"),
@@ -86,4 +116,6 @@ def load_settings(**flags: Any) -> Settings:
         first = error.errors()[0]
         name = str(first["loc"][0])
         source = f"--{name}" if name in flags else f"{PREFIX}{name.upper()}"
-        raise SettingsError(f"{source} is {str(first['input'])!r}: {first['msg'].lower()}.") from error
+        raise SettingsError(
+            f"{source} is {str(first['input'])!r}: {first['msg'].lower().removeprefix('value error, ')}."
+        ) from error

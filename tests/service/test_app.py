@@ -1,6 +1,4 @@
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +15,6 @@ from service.settings import Settings
 from tests.service.conftest import SHOE, encoded, serving
 
 PICTURE = SHOE.read_bytes()
-ROOT = SHOE.parent
 
 
 def test_predict_answers_a_form(client: httpx.Client) -> None:
@@ -94,7 +91,6 @@ def test_predict_refuses(client: httpx.Client, case: str) -> None:
 def test_predict_refuses_a_request_without_file(client: httpx.Client) -> None:
     for response in (
         client.post("/predict"),
-        client.post("/predict", json={"file": "x"}),
         client.post("/predict", files={"picture": PICTURE}),
         client.post("/predict", files=[("file", PICTURE), ("file", PICTURE)]),
     ):
@@ -132,11 +128,11 @@ def test_a_batch_has_limits(client: httpx.Client) -> None:
 
 
 def test_unknown_addresses_and_methods_are_told_in_a_sentence(client: httpx.Client) -> None:
-    assert client.get("/nothing").json() == {"detail": "There is nothing at this address; /docs lists what there is."}
+    assert client.get("/nothing%0A").json()["detail"].startswith("There is nothing at /nothing\\n; ")
     response = client.get("/predict")
     assert response.status_code == 405
     assert response.headers["Allow"] == "POST"
-    assert response.json().keys() == {"detail"}
+    assert response.json() == {"detail": "/predict takes POST, not GET."}
 
 
 def test_health_names_device_and_model(client: httpx.Client) -> None:
@@ -144,7 +140,6 @@ def test_health_names_device_and_model(client: httpx.Client) -> None:
     assert health.keys() == {"status", "device", "runtime", "model"}
     assert (health["status"], health["device"], health["runtime"]) == ("ok", "cpu", "onnxruntime")
     assert health["model"] == client.post("/predict", files={"file": PICTURE}).json()["model"]
-    assert client.head("/health").status_code == 200
     assert client.get("/health/live").json() == {"status": "alive"}
 
 
@@ -169,16 +164,6 @@ def test_a_state_dict_of_the_tutorial_is_served(tutorial_state_dict: Path) -> No
         answer = client.post("/predict", files={"file": PICTURE}).json()
     assert answer["model"].startswith("tutorial-")
     assert answer["confidence"] < 0.2321
-
-
-def test_the_documentation_asks_no_other_host(client: httpx.Client) -> None:
-    page = client.get("/docs").text
-    assets = re.findall(r'(?:src|href)="([^"]+)"', page)
-    assert assets
-    for asset in assets:
-        assert client.get(asset).status_code == 200, asset
-    assert not re.search(r"https?://", page)
-    assert client.get("/").headers["Location"] == "docs"
 
 
 def test_the_schema_is_complete(client: httpx.Client) -> None:
@@ -215,31 +200,3 @@ def test_all_test_images_get_what_evaluate_computes() -> None:
     assert [answer["index"] for answer in answers] == evaluation.predicted.tolist()
     served = torch.tensor([list(answer["probabilities"].values()) for answer in answers], dtype=torch.float64)
     assert (served - probabilities).abs().max() < 1e-3
-
-
-WITHOUT_LINUX = """
-import ctypes, os, sys
-
-def refuse(event, arguments):
-    if event == "ctypes.dlopen" and (arguments[0] is None or "libc." in str(arguments[0])):
-        raise OSError("there is no such library")
-    if event in ("open", "os.listdir", "os.scandir") and str(arguments[0]).startswith("/proc"):
-        raise FileNotFoundError(arguments[0])
-
-sys.addaudithook(refuse)
-import service.app, service.settings
-service.app.create_app(service.settings.Settings())
-print(*sys.modules)
-"""
-
-
-def test_the_app_imports_without_libc_proc_and_uvicorn() -> None:
-    listing = subprocess.run(
-        [sys.executable, "-c", WITHOUT_LINUX], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    loaded = set(listing.stdout.split())
-    assert "service.predictions" in loaded
-    assert not {
-        name for name in loaded if name.partition(".")[0] in ("uvicorn", "hypercorn", "training", "torchvision")
-    }
-    assert not {name for name in loaded if name.startswith("service.server")}

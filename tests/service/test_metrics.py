@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.settings import Settings
@@ -85,6 +86,44 @@ def test_the_page_itself_is_counted_the_next_time(fresh: httpx.Client) -> None:
         assert counts(fresh).get("fashion_mnist_requests_total /metrics 200", 0) == i
 
 
+PLAIN, OPENMETRICS = "text/plain; version=0.0.4; charset=utf-8", "application/openmetrics-text; version=1.0.0"
+PROMETHEUS = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.1"
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        *(
+            ("", PLAIN),
+            ("*/*", PLAIN),
+            ("text/html", PLAIN),
+            ("text/plain", PLAIN),
+            ("text/plain;version=0.0.4", PLAIN),
+        ),
+        *((OPENMETRICS, OPENMETRICS), (PROMETHEUS, OPENMETRICS), ("application/openmetrics-text", OPENMETRICS)),
+        *(("text/plain;version=x", PLAIN), (";;,;=", PLAIN), ("application/openmetrics-text;version=é", OPENMETRICS)),
+        *(("application/openmetrics-text;q=0.1, text/plain;version=0.0.4", PLAIN), (OPENMETRICS + ";q=0", PLAIN)),
+        ("application/openmetrics-text;q=.,text/plain;q=1.1.1", PLAIN),
+    ],
+)
+def test_the_format_goes_by_accept(client: httpx.Client, accept: str, expected: str) -> None:
+    page = client.get("/metrics", headers=httpx.Headers({"Accept": accept}, "utf-8"))
+    assert page.status_code == 200
+    assert page.headers["Content-Type"].startswith(expected)
+    parse = openmetrics_families if expected == OPENMETRICS else text_string_to_metric_families
+    names = {sample.name for family in parse(page.text) for sample in family.samples}
+    assert page.text.endswith("# EOF\n") == (expected == OPENMETRICS)
+    assert {"fashion_mnist_requests_total", "process_resident_memory_bytes", "process_cpu_seconds_total"} <= names
+    assert not any(name.endswith("_created") for name in names)
+
+
+def test_the_metrics_of_the_process_are_its_own(client: httpx.Client) -> None:
+    got = counts(client)
+    own_bytes = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    assert got["process_resident_memory_bytes"] == pytest.approx(own_bytes, rel=0.2)
+    assert got["process_open_fds"] > 3
+
+
 def test_a_refused_checkpoint_is_counted(tmp_path: Path) -> None:
     with serving(Settings(model=tmp_path / "gone.pt")) as client:
         client.post("/predict", files={"file": PICTURE})
@@ -135,3 +174,4 @@ def test_each_worker_reports_the_sum_and_keeps_the_counts_of_a_killed_one(tiny_c
         with httpx.Client(base_url=base_url, timeout=20) as other:
             got = counts(other)
     assert sum(value for key, value in got.items() if key.startswith("fashion_mnist_predictions_total")) == asked
+    assert not [name for name in got if name.startswith("process_")]  # they would be those of one worker

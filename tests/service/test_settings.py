@@ -30,3 +30,55 @@ def test_a_wrong_value_is_named_in_one_sentence(monkeypatch: pytest.MonkeyPatch,
 def test_a_wrong_flag_is_named() -> None:
     with pytest.raises(SettingsError, match=r"^--port is 'x': "):
         load_settings(port="x")
+
+
+@pytest.mark.parametrize(
+    ("value", "origins"),
+    [
+        ("https://shop.example", ("https://shop.example",)),
+        ("https://shop.example/", ("https://shop.example",)),
+        ("HTTPS://Shop.Example", ("https://shop.example",)),
+        ("https://shop.example:443, http://a:80,http://b:8080", ("https://shop.example", "http://a", "http://b:8080")),
+        ("http://[::1]:3000", ("http://[::1]:3000",)),
+        ("https://bücher.example", ("https://xn--bcher-kva.example",)),
+        ("capacitor://localhost", ("capacitor://localhost",)),
+        ("*", ("*",)),
+        ("null", ("null",)),
+        ("", ()),
+    ],
+)
+def test_origins_are_made_right(monkeypatch: pytest.MonkeyPatch, value: str, origins: tuple[str, ...]) -> None:
+    monkeypatch.setenv("SERVICE_CORS_ORIGINS", value)
+    assert load_settings().cors_origins == origins
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("shop.example", "https://shop.example/app", "https://*.shop.example", "https://", "//shop.example", "https:"),
+        *("https://shop.example?x", "https://me@shop.example", "https://shop.example:x", "https://a https://b"),
+        *(
+            "https://a..b",
+            "https://shop.example:",
+            "https://shop.example:99999",
+            '["https://shop.example"]',
+            "localhost:3000",
+            "https://*",
+        ),
+    ],
+)
+def test_an_origin_that_can_never_match_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("SERVICE_CORS_ORIGINS", f"https://good.example,{value}")
+    with pytest.raises(SettingsError) as refused:
+        load_settings()
+    assert str(refused.value).startswith(f"SERVICE_CORS_ORIGINS is {value!r}: ")
+    assert str(refused.value).endswith(".")
+    assert "value error" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "prefix"), [("/fashion", "/fashion"), ("fashion/v1/", "/fashion/v1"), ("/", None), ("", None)]
+)
+def test_a_root_path_is_made_right(monkeypatch: pytest.MonkeyPatch, value: str, prefix: str | None) -> None:
+    monkeypatch.setenv("SERVICE_ROOT_PATH", value)
+    assert load_settings().root_path == prefix
