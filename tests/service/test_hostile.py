@@ -115,4 +115,5 @@ def test_bytes_are_counted_before_anything_is_parsed(shipped: httpx.Client) -> N
         assert answer.status_code == 413
         assert answer.json()["detail"].endswith("the limit for pictures is 10,485,760; send smaller ones.")
     answer = shipped.post("/predict", files={"file": io.BytesIO(bytes(10 * 2**20 + 1))})
-    assert answer.json()["detail"] == "The picture has 10,485,761 bytes, over the limit of 10,485,760; send a smaller one."
+    sentence = "The picture has 10,485,761 bytes, over the limit of 10,485,760; send a smaller one."
+    assert answer.json()["detail"] == sentence
