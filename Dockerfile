@@ -20,8 +20,8 @@ ENV PIP_CACHE_DIR=/root/.cache/pip \
     PIP_PYTHON=/opt/venv/bin/python \
     PIP_ROOT_USER_ACTION=ignore
 # torch comes from PyTorch's own index, which has CPU builds for every architecture. If the index does not answer or lacks the
-# version, pip's default index is used. The dependencies of torch are in requirements/, with a hash for each file, so that
-# the index they come from does not matter.
+# version, the build fails; TORCH_INDEX= (empty) takes pip's default index. The dependencies of torch are in requirements/,
+# with a hash for each file, so that the index they come from does not matter.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 # --chmod, here and below: in a clone made under a strict umask only the owner can read the files.
 COPY --chmod=755 docker/install-torch docker/install-requirements /usr/local/bin/
@@ -58,6 +58,9 @@ ENTRYPOINT ["as-owner-of-models", "python", "-m", "training.run"]
 
 
 FROM base AS service
+# What only an intruder would use: pip and its copies, and perl, which nothing here needs.
+RUN dpkg --purge --force-depends --force-remove-essential perl-base \
+    && find /usr -depth \( -name pip -o -name 'pip[0-9-]*' -o -name ensurepip \) -exec rm -rf {} +
 COPY --from=service-packages /opt/venv /opt/venv
 COPY --chmod=755 LICENSE .
 COPY --chmod=755 classifier classifier

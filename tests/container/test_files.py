@@ -1,6 +1,8 @@
 """Checks of docker-compose.yml and requirements/ that need no Docker engine."""
 
+import os
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -17,6 +19,35 @@ IN_DOCKERFILE = {"torch", "torchvision"}  # installed by the Dockerfile itself
 def test_compose_passes_every_setting() -> None:
     passed = re.findall(rf"^ +- ({PREFIX}\w+)$", (ROOT / "docker-compose.yml").read_text(), re.MULTILINE)
     assert set(passed) == {PREFIX + name.upper() for name in Settings.model_fields.keys() - FIXED}
+
+
+def test_compose_limits_what_the_service_may_take() -> None:
+    service, train = (ROOT / "docker-compose.yml").read_text().split("\n  train:\n")
+    for line in (
+        "pids_limit: 512", "options: {max-size: 10m, max-file: \"3\"}", "tmpfs: \"/tmp:size=64m\"", "cpus: ${CPUS:-1}",
+        "mem_limit: ${MEMORY:-2g}", "memswap_limit: ${MEMORY:-2g}", "${ADDRESS:-127.0.0.1}:${PORT:-8000}:8000",
+    ):  # fmt: skip
+        assert line in service, line
+    assert 'tmpfs: "/tmp:size=' in train
+    assert "mem_limit: " in train
+
+
+@pytest.mark.parametrize("index", ["", "https://index.example/whl"])
+def test_torch_comes_from_the_index_that_is_named_or_not_at_all(tmp_path: Path, index: str) -> None:
+    pip = tmp_path / "pip"
+    pip.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/calls\nexit 1\n')
+    pip.chmod(0o755)
+    process = subprocess.run(
+        ["sh", ROOT / "docker/install-torch", "torch==9"],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "TORCH_INDEX": index},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 1
+    assert "does not have torch==9; name another index in TORCH_INDEX." in process.stderr
+    [call] = (tmp_path / "calls").read_text().splitlines()
+    assert ("--index-url" in call) == bool(index)
+    assert index in call
 
 
 def read_pins(*names: str) -> dict[str, Requirement]:

@@ -3,93 +3,27 @@
 """
 
 import json
-import os
 import re
 import shutil
-import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import httpx
 import pytest
 
 from service.settings import Settings
+from tests.container.conftest import ROOT, Project, run
 from tests.service.conftest import poll
 from training.data import DEBIAN_DIR, SHA256
 
-ROOT = Path(__file__).parents[2]
 MAX_BYTES = 950 * 10**6  # 950 MB: size of the service image without its base image
 STOP_SECONDS = 10  # timeout of `docker compose stop`, after which Docker kills the container
 LISTEN = "0A"  # state of a listening socket in /proc/net/tcp
 DOCKER_DNS = "0B00007F:"  # 127.0.0.11, the name server of Docker itself
-OWNER = 1234  # owner of models/ in the copy: neither root nor the image's user
 TRAINING_ONLY = ["matplotlib", "rich", "torchvision", "training"]
 
 pytestmark = [pytest.mark.container, pytest.mark.timeout(1800)]  # seconds; the first build downloads some gigabytes
-
-
-@dataclass(frozen=True)
-class Project:
-    """A copy of the checkout with its own Compose project name and port."""
-
-    folder: Path
-    name: str
-    port: int
-
-    def compose(self, *arguments: str) -> str:
-        """Runs `docker compose`; gives its standard output. A failing command fails the test."""
-        return run(
-            "docker", "compose", *arguments, folder=self.folder, COMPOSE_PROJECT_NAME=self.name, PORT=str(self.port)
-        )
-
-    def run_in_service(self, *command: str) -> str:
-        """Runs `command` in the service's container; gives its standard output."""
-        return self.compose("exec", "-T", "service", *command).strip()
-
-    def container_id(self) -> str:
-        return self.compose("ps", "--all", "--quiet", "service").strip()
-
-
-def run(*command: str, folder: Path = ROOT, **environment: str) -> str:
-    process = subprocess.run(
-        command,
-        cwd=folder,
-        env={**os.environ, **environment},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert process.returncode == 0, f"{' '.join(command)}\n{process.stdout}\n{process.stderr}"
-    return process.stdout
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    folder = tmp_path_factory.mktemp("checkout")
-    for name in run("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z").split("\0"):
-        if name and (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
-    if os.geteuid() == 0:
-        os.chown(folder / "models", OWNER, OWNER)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    project = Project(folder, f"fashion-mnist-test-{port}", port)
-    yield project
-    project.compose("--profile", "*", "down", "--rmi", "local", "--remove-orphans")
-
-
-@pytest.fixture(scope="module")
-def service(project: Project) -> Project:
-    """The project after `docker compose up`; the service is healthy."""
-    project.compose("up", "--detach", "--wait", "--wait-timeout", "120")
-    return project
 
 
 @pytest.fixture
@@ -136,6 +70,28 @@ def test_the_root_file_system_is_read_only(service: Project) -> None:
     }
     assert "ro" in mounts["/"]
     assert "ro" in mounts["/app/models"]
+
+
+def test_the_service_is_limited(service: Project) -> None:
+    host = json.loads(run("docker", "inspect", "--format", "{{json .HostConfig}}", service.container_id()))
+    assert (host["Memory"], host["MemorySwap"], host["NanoCpus"], host["PidsLimit"]) == (
+        2 * 2**30,
+        2 * 2**30,
+        10**9,
+        512,
+    )
+    assert host["Tmpfs"] == {"/tmp": "size=64m"}
+    assert host["LogConfig"] == {"Type": "json-file", "Config": {"max-file": "3", "max-size": "10m"}}
+    assert {binding["HostIp"] for bindings in host["PortBindings"].values() for binding in bindings} == {"127.0.0.1"}
+    assert int(service.run_in_service("stat", "--file-system", "--format", "%b", "/tmp")) * 4096 == 64 * 2**20
+
+
+def test_the_image_has_no_pip_and_no_perl(service: Project) -> None:
+    program = "command -v perl pip pip3 pip3.11; find / -xdev -name 'pip*.whl' -o -name ensurepip 2>/dev/null; true"
+    assert service.run_in_service("sh", "-c", program) == ""
+    for python in ("python", "/usr/bin/python3", "/usr/local/bin/python3"):
+        program = f"command -v {python} >/dev/null && {python} -c 'import pip' 2>&1; true"
+        assert "pip" not in service.run_in_service("sh", "-c", program).replace("No module named 'pip'", "")
 
 
 def test_only_the_port_is_open(service: Project) -> None:
