@@ -48,7 +48,7 @@ def parameters(header: bytes) -> dict[bytes, bytes]:
     for match in islice(PARAMETER.finditer(header), MAX_PARAMETERS):
         name, value = match.groups()
         if value.startswith(b'"'):
-            value = re.sub(rb"\\(.)", rb"\1", value[1:].removesuffix(b'"'))
+            value = value[1:].removesuffix(b'"').replace(b'\\"', b'"').replace(b"\\\\", b"\\")
         found[name.lower()] = value.strip()
     return found
 

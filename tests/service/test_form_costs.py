@@ -26,6 +26,8 @@ DEAR: dict[str, Callable[[], bytes]] = {  # forms of at most 10 MiB that a searc
     "many parameters": lambda: head(b"; a=" * 1000) * 128 + END,
     "many semicolons": lambda: head(b";" * 4000) * 128 + END,
     "open quotes": lambda: head(b';a="\\"' * 600) * 128 + END,
+    "escapes in a quote": lambda: head(b';a="' + rb"\a" * 2000) * 128 + END,
+    "quotes of escapes": lambda: head(b';a="' + rb"\\" * 7 + b'"') * 128 + END,
     "tabs": lambda: head(b";" + b"\t" * 4000) * 128 + END,
     "folded lines": lambda: head(b"\r\n ;" * 900) * 128 + END,
     "many dispositions": lambda: (b"--xyz\r\n" + b"Content-Disposition;\r\n" * 180 + b"\r\n\r\n") * 128 + END,
