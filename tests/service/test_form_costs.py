@@ -28,6 +28,7 @@ DEAR: dict[str, Callable[[], bytes]] = {  # forms of at most 10 MiB that a searc
     "open quotes": lambda: head(b';a="\\"' * 600) * 128 + END,
     "escapes in a quote": lambda: head(b';a="' + rb"\a" * 2000) * 128 + END,
     "quotes of escapes": lambda: head(b';a="' + rb"\\" * 7 + b'"') * 128 + END,
+    "dashes": lambda: b"-" * MILLIONS,
     "tabs": lambda: head(b";" + b"\t" * 4000) * 128 + END,
     "folded lines": lambda: head(b"\r\n ;" * 900) * 128 + END,
     "many dispositions": lambda: (b"--xyz\r\n" + b"Content-Disposition;\r\n" * 180 + b"\r\n\r\n") * 128 + END,
@@ -37,10 +38,11 @@ DEAR: dict[str, Callable[[], bytes]] = {  # forms of at most 10 MiB that a searc
 @pytest.mark.parametrize("name", DEAR)
 def test_no_form_holds_the_event_loop_for_long(name: str) -> None:
     form = DEAR[name]()
+    boundary = b"-" if name == "dashes" else BOUNDARY
     begin = time.process_time()
     with suppress(BrokenForm, TooManyParts):
-        read_form(form, BOUNDARY, 128)
-    assert time.process_time() - begin < 0.06  # the worst takes about 20 ms
+        read_form(form, boundary, 128)
+    assert time.process_time() - begin < 0.06  # the worst takes 20 ms, on a loaded machine 33 ms
 
 
 @pytest.mark.parametrize("octets", [b";", b'"', b"\\", b'; a="', b"=", b";\t", b"; boundary="])
