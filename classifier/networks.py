@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, channels_last, nn
 from torch.nn import functional
 
+from classifier.pixels import SIDE as SIDE
+from classifier.pixels import Pixels as Pixels
+
 CLASSES = (
     "T-shirt/top",
     "Trouser",
@@ -24,9 +27,6 @@ CLASSES = (
     "Bag",
     "Ankle boot",
 )
-SIDE = 28  # pixels
-
-Pixels = NDArray[np.uint8]
 Logits = NDArray[np.float32]
 
 PIXEL_MEAN, PIXEL_STD = 72.9, 90.0  # of the training images, in grey levels from 0 to 255

@@ -1,12 +1,15 @@
 """Opens an uploaded picture within limits: bytes -> PIL picture, its header read, its pixels not yet decoded.
 
-The file's signature tells the format. The number of pixels is checked before decoding, against decompression bombs.
+The file's signature tells the format. The number of pixels and the cost of decoding are checked before decoding,
+against decompression bombs.
 """
 
 import io
 import struct
+from functools import reduce
 
-from PIL import Image
+from PIL import AvifImagePlugin, Image, ImageChops
+from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
@@ -14,30 +17,36 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from classifier.sanitize import TooManyParts, trim_gif, trim_jpeg, trim_png
+from classifier import limits
+from classifier.avif import is_avif, trim_avif
+from classifier.bmp import RLE4, RLE8, UnreadableBmp, check_bmp, without_masks
+from classifier.file_types import ACCEPTED as ACCEPTED
+from classifier.file_types import refusal
+from classifier.jpeg import UnendedJpegImageFile, UnreadableJpeg, trim_jpeg
+from classifier.limits import MAX_SIDE, Cost
+from classifier.sanitize import RGB, TooManyParts, trim_gif, trim_png
 
 MAX_PIXELS = 16_000_000
-MAX_JPEG_PIXELS = 50_000_000  # higher, since a JPEG can be decoded at 1/2, 1/4 or 1/8 of its sides
+MAX_JPEG_PIXELS = 52_000_000  # higher, since a JPEG can be decoded at 1/2, 1/4 or 1/8 of its sides
 MAX_JPEG_SCANS = 24  # encoders write about ten; each scan is another pass over all pixels
+CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of the colour types of a PNG
+SECONDS = "decode_seconds"  # in a picture's `info`: an estimate of the most that decoding and preprocessing take
 MAX_RLE_PIXELS = 1_000_000  # of a BMP with run-length encoding, which Pillow decodes in Python
-SMALL_BYTES = 8 * 2**10  # 8 KiB; a file up to this size decodes fast with any content, so it is not sanitized
-START_OF_SCAN = b"\xff\xda"  # does not occur in compressed JPEG data, where 255 is followed by 0 or a restart marker
+FRAME = "frame"  # in a GIF's `info`: the box of the first frame, if it is smaller than the picture
 
-SIGNATURES: tuple[tuple[bytes, type[ImageFile]], ...] = (
-    (b"\x89PNG\r\n\x1a\n", PngImageFile),
-    (b"\xff\xd8\xff", JpegImageFile),
-    (b"RIFF", WebPImageFile),  # then the length and "WEBP"
-    (b"GIF87a", GifImageFile),
-    (b"GIF89a", GifImageFile),
-    (b"BM", BmpImageFile),
+SIGNATURES = (
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"RIFF", "WEBP"),  # then the length and "WEBP"
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"BM", "BMP"),
 )
-TRIMS = {PngImageFile: trim_png, JpegImageFile: trim_jpeg, GifImageFile: trim_gif}
-RLE = (BmpImageFile.COMPRESSIONS["RLE8"], BmpImageFile.COMPRESSIONS["RLE4"])
-ACCEPTED = "PNG, JPEG, WebP, GIF, BMP"
 UNREADABLE = (  # exceptions that Pillow raises on a damaged picture
     ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError,
     SyntaxError, TypeError, ValueError, struct.error,
 )  # fmt: skip
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # else a picture takes all cores
 
 
 class PictureError(Exception):
@@ -66,50 +75,156 @@ def open_picture(content: bytes, max_pixels: int = MAX_PIXELS, max_jpeg_pixels: 
     """The picture in the bytes of a file, within the limits, its pixels not decoded yet. Raises PictureError."""
     if not content:
         raise BrokenPicture("The file is empty.")
-    decoder = next((decoder for signature, decoder in SIGNATURES if content.startswith(signature)), None)
-    if decoder is None or (decoder is WebPImageFile and content[8:12] != b"WEBP"):
-        raise UnsupportedPicture(f"The file is not a picture of an accepted format: {ACCEPTED}.")
-    limit = max_jpeg_pixels if decoder is JpegImageFile else max_pixels
+    format = format_of(content)
+    if format is None:
+        raise UnsupportedPicture(refusal(content))
     try:
-        exif = b""
-        if len(content) > SMALL_BYTES and decoder in TRIMS:
-            content, exif = TRIMS[decoder](content)
-        if decoder is JpegImageFile and (scans := content.count(START_OF_SCAN)) > MAX_JPEG_SCANS:
-            raise PictureTooLarge(f"The JPEG picture has {scans:,} scans, over the limit of {MAX_JPEG_SCANS}.")
-        if decoder is WebPImageFile:  # libwebp allocates the whole canvas when it opens the file
-            check_size(webp_size(content), limit)
-        picture = decoder(io.BytesIO(content))  # not Image.open, which has a pixel limit of its own
+        return OPENERS[format](content, max_jpeg_pixels if format == "JPEG" else max_pixels)
+    except (UnreadableBmp, UnreadableJpeg) as error:
+        raise BrokenPicture(str(error)) from error
     except UNREADABLE as error:
-        raise BrokenPicture(f"The file begins like a {decoder.format} picture, but its header is damaged.") from error
+        raise BrokenPicture(f"The file begins like a {format} picture, but its header is damaged.") from error
     except Image.DecompressionBombError as error:  # a GIF frame larger than its canvas
-        raise PictureTooLarge(f"The picture is over the limit of {limit:,} pixels.") from error
+        raise PictureTooLarge(f"The picture is over the limit of {max_pixels:,} pixels.") from error
     except TooManyParts as error:
         raise PictureTooLarge(str(error)) from error
-    check_size(picture.size, limit)
+
+
+def format_of(content: bytes) -> str | None:
+    """The accepted format that the first bytes name."""
+    for signature, format in SIGNATURES:
+        if content.startswith(signature):
+            return format if format != "WEBP" or content[8:12] == b"WEBP" else None
+    return "AVIF" if is_avif(content) else None
+
+
+def open_png(content: bytes, limit: int) -> ImageFile:
+    trimmed, exif = trim_png(content)
+    width, height, depth, colour = struct.unpack_from(">IIBB", trimmed, 16)
+    if not trimmed.startswith(b"IHDR", 12):
+        raise ValueError("no header")
+    deep = (depth, colour) == (16, RGB) and b"tRNS" in trimmed[: trimmed.find(b"IDAT")]
+    cost = limits.PNG_DEEP_TRANSPARENT if deep else limits.png(depth * CHANNELS[colour])
+    check_size((width, height), limit, "PNG", cost, len(content))
+    picture = (DeepPngImageFile if deep else PngImageFile)(io.BytesIO(trimmed))  # Image.open has a limit of its own
+    picture.info[SECONDS] = width * height * cost.seconds
     if exif:
         picture.info["exif"] = exif
-    if decoder is BmpImageFile and picture.info["compression"] in RLE:
-        check_rle(picture)
     return picture
 
 
-def check_rle(picture: ImageFile) -> None:
-    """Limits the pixels of a BMP with run-length encoding, and its bytes to two for each pixel and each row end.
+class DeepPngImageFile(PngImageFile):
+    """A PNG with 16 bits for each of red, green and blue, and a transparent colour, which is compared at full depth."""
 
-    An encoder needs no more; longer data would only keep Pillow's decoder busy. Raises PictureTooLarge.
-    """
-    check_size(picture.size, MAX_RLE_PIXELS)
-    assert picture.fp is not None
-    picture.fp.truncate(picture.tile[0].offset + 2 * (picture.width + 2) * picture.height)
+    def load(self) -> "Image.core.PixelAccess | None":
+        """Decodes the pixels: the upper bytes as Pillow does, with an alpha channel."""
+        if not self.tile:
+            return super().load()
+        assert isinstance(self.fp, io.BytesIO)
+        lower = PngImageFile(io.BytesIO(self.fp.getvalue()))
+        lower.tile = [tile._replace(args="RGB;16L") for tile in lower.tile]  # big-endian: the other byte of each
+        super().load()
+        colour = self.info.pop("transparency")
+        bands = (*self.split(), *lower.split())
+        levels = (*(level >> 8 for level in colour), *(level & 255 for level in colour))
+        tables = [[255 * (value == level) for value in range(256)] for level in levels]
+        equal = [band.point(table) for band, table in zip(bands, tables, strict=True)]
+        self.putalpha(ImageChops.invert(reduce(ImageChops.darker, equal)))
+        return super().load()
 
 
-def check_size(size: tuple[int, int], limit: int) -> None:
-    """Raises PictureTooLarge if width × height is over `limit` pixels."""
-    width, height = size
-    if width * height > limit:
+def open_jpeg(content: bytes, limit: int) -> ImageFile:
+    jpeg = trim_jpeg(content)
+    if jpeg.scans > MAX_JPEG_SCANS:
+        raise PictureTooLarge(f"The JPEG picture has {jpeg.scans:,} scans, over the limit of {MAX_JPEG_SCANS}.")
+    picture = (JpegImageFile if jpeg.complete else UnendedJpegImageFile)(io.BytesIO(jpeg.content))
+    check_size(picture.size, limit)
+    if jpeg.work > (most := limits.jpeg_blocks(len(content))):
         raise PictureTooLarge(
-            f"The picture is {width}×{height} = {width * height:,} pixels, over the limit of {limit:,}."
+            f"The JPEG picture has {jpeg.work:,} blocks in its {jpeg.scans} scans, over the limit of {most:,}"
+            f"{for_file(len(content), 'JPEG')}; send it smaller or not progressive."
         )
+    if jpeg.coefficient_bytes > (memory := limits.memory(len(content))):
+        raise PictureTooLarge(
+            f"The JPEG picture has several scans and needs {jpeg.coefficient_bytes:,} bytes of memory, over the limit "
+            f"of {memory:,}{for_file(len(content), 'JPEG')}; send it smaller or not progressive."
+        )
+    picture.info[SECONDS] = jpeg.work * limits.JPEG_BLOCK_SECONDS
+    picture.info.pop("exif", None)
+    if jpeg.exif:
+        picture.info["exif"] = jpeg.exif
+    return picture
+
+
+def open_webp(content: bytes, limit: int) -> ImageFile:
+    size = webp_size(content)  # libwebp allocates the whole canvas when it opens the file
+    check_size(size, limit, "WebP", limits.WEBP, len(content))
+    picture = WebPImageFile(io.BytesIO(content))
+    picture.info[SECONDS] = size[0] * size[1] * limits.WEBP.seconds
+    return picture
+
+
+def open_avif(content: bytes, limit: int) -> ImageFile:
+    avif = trim_avif(content)
+    cost = limits.AVIF_DEEP if avif.deep else limits.AVIF
+    picture = AvifImageFile(io.BytesIO(avif.content))  # parses the boxes, decodes nothing
+    check_size(picture.size, limit, "AVIF", cost, len(content))
+    pixels = max(
+        avif.coded_pixels // 2, picture.width * picture.height
+    )  # with an alpha channel twice as many are coded
+    if pixels > (most := cost.limit(len(content))):
+        raise PictureTooLarge(
+            f"The AVIF picture has {2 * pixels:,} pixels in its tiles, layers and alpha channel, over the limit of "
+            f"{2 * most:,}{for_file(len(content), 'AVIF')}."
+        )
+    picture.info[SECONDS] = pixels * cost.seconds
+    return picture
+
+
+def open_gif(content: bytes, limit: int) -> ImageFile:
+    picture = GifImageFile(io.BytesIO(trim_gif(content)))
+    check_size(picture.size, limit, "GIF", limits.GIF, len(content))
+    picture.info[SECONDS] = picture.width * picture.height * limits.GIF.seconds
+    if picture.tile[0].extents != (0, 0, *picture.size):
+        picture.info[FRAME] = picture.tile[0].extents
+    return picture
+
+
+def open_bmp(content: bytes, limit: int) -> ImageFile:
+    width, height, _, compression = check_bmp(content)
+    run_length = compression in (RLE8, RLE4)
+    cost = limits.BMP_RLE if run_length else limits.BMP
+    check_size((width, abs(height)), min(limit, MAX_RLE_PIXELS) if run_length else limit, "BMP", cost, len(content))
+    picture = BmpImageFile(io.BytesIO(without_masks(content)))
+    picture.info[SECONDS] = picture.width * picture.height * cost.seconds
+    if run_length:  # two bytes for each pixel and each row end are enough; more would only keep Pillow's decoder busy
+        assert picture.fp is not None
+        picture.fp.truncate(picture.tile[0].offset + 2 * (picture.width + 2) * picture.height)
+    return picture
+
+
+OPENERS = {
+    "PNG": open_png, "JPEG": open_jpeg, "WEBP": open_webp, "AVIF": open_avif, "GIF": open_gif, "BMP": open_bmp,
+}  # fmt: skip
+
+
+def check_size(
+    size: tuple[int, int], limit: int, format: str = "", cost: Cost | None = None, file_bytes: int = 0
+) -> None:
+    """Raises PictureTooLarge if width × height is over `limit` pixels, or over what `cost` allows for this file."""
+    width, height = size
+    pixels = f"The picture is {width}×{height} = {width * height:,} pixels, over the limit of"
+    if width * height > limit:
+        raise PictureTooLarge(f"{pixels} {limit:,}.")
+    if max(size) > MAX_SIDE:
+        raise PictureTooLarge(f"The picture is {width}×{height} pixels, over the limit of {MAX_SIDE:,} for each side.")
+    if cost and width * height > (most := cost.limit(file_bytes)):
+        raise PictureTooLarge(f"{pixels} {most:,}{for_file(file_bytes, format)}.")
+
+
+def for_file(file_bytes: int, format: str) -> str:
+    small = f" of under {limits.SMALL_FILE_BYTES:,} bytes" if file_bytes < limits.SMALL_FILE_BYTES else ""
+    return f" for a {format} file{small}"
 
 
 def webp_size(content: bytes) -> tuple[int, int]:

@@ -6,20 +6,17 @@ skipped, and a file with too many parts is refused.
 
 import re
 import struct
+import zlib
 
 MAX_CHUNKS = 50_000  # of a PNG; encoders write chunks of 8 KiB
-MAX_SEGMENTS = 1_000  # of a JPEG, before its pixels; each has up to 64 KiB
-MAX_TABLE_BYTES = 2**18  # 256 KiB, of the segments that are kept; encoders write about 1 KiB
 MAX_BLOCKS = 100_000  # of a GIF, before its first frame; each has up to 255 bytes
 
 PNG_SIGNATURE_BYTES = 8
-PNG_KEPT = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
+CHUNK = struct.Struct(">I4s")  # length and kind
+PNG_KEPT = {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
+GREY, RGB, PALETTE = 0, 2, 3  # colour types of a PNG
+MAX_PALETTE = 256  # colours
 
-MARKER = re.compile(rb"\xff[\x01-\xfe]", re.DOTALL)
-START_OF_SCAN, END_OF_IMAGE, EXIF_SEGMENT = 0xDA, b"\xff\xd9", 0xE1
-STANDALONE = range(0xD0, 0xDA)  # markers without a segment
-# The segments that libjpeg needs: frame, tables, restart interval, and JFIF and Adobe, which give the colour space.
-JPEG_KEPT = {*range(0xC0, 0xD0), 0xDB, 0xDC, 0xDD, 0xDE, 0xDF, 0xE0, 0xEE}
 EXIF = b"Exif\0\0"
 
 GIF_PART = re.compile(rb"[!,;]")
@@ -32,55 +29,53 @@ class TooManyParts(Exception):
 
 
 def trim_png(content: bytes) -> tuple[bytes, bytes]:
-    """The PNG with only the chunks of its first frame, and its EXIF data. Raises TooManyParts."""
+    """The PNG with only the chunks of its first frame, and its EXIF data. Raises TooManyParts.
+
+    An ancillary chunk with a wrong checksum is left out, as the PNG specification recommends (section 13.2).
+    """
     kept, exif = [content[:PNG_SIGNATURE_BYTES]], b""
     at = PNG_SIGNATURE_BYTES
     for _ in range(MAX_CHUNKS):
         if at + 8 > len(content):
             return b"".join(kept), exif
-        length, kind = struct.unpack_from(">I4s", content, at)
+        length, kind = CHUNK.unpack_from(content, at)
         end = at + 12 + length  # length, kind and checksum have 4 bytes each
         if kind in PNG_KEPT:
             kept.append(content[at:end])
-        elif kind == b"eXIf":
-            exif = content[at + 8 : end - 4]
+        elif kind in (b"eXIf", b"tRNS"):
+            data = content[at + 8 : end - 4]
+            if zlib.crc32(kind + data).to_bytes(4) != content[end - 4 : end]:
+                pass
+            elif kind == b"eXIf":
+                exif = data
+            elif kept[-1][4:8] != b"IDAT":
+                kept.append(png_transparency(content, data))
         at = end if kind != b"IEND" else len(content)
     raise TooManyParts(f"The PNG picture has over {MAX_CHUNKS:,} chunks, the limit.")
 
 
-def trim_jpeg(content: bytes) -> tuple[bytes, bytes]:
-    """The JPEG with only the segments that it needs, and its EXIF data.
+def png_transparency(content: bytes, levels: bytes) -> bytes:
+    """The chunk tRNS for Pillow, empty if it is not valid.
 
-    It ends at its end marker; phones append a video. Raises TooManyParts, and ValueError if there are no pixels.
+    Pillow stretches grey levels of 2 and 4 bits to 8, but not the transparent one, and takes bits that do not count.
     """
-    kept, exif = [content[:2]], b""
-    at = 2
-    for _ in range(MAX_SEGMENTS):
-        marker = MARKER.search(content, at)
-        if marker is None:
-            raise ValueError("no start of scan")
-        at, code = marker.start(), content[marker.start() + 1]
-        if code == START_OF_SCAN:
-            if (size := sum(map(len, kept))) > MAX_TABLE_BYTES:
-                raise TooManyParts(
-                    f"The JPEG picture has {size:,} bytes before its pixels, over the limit of {MAX_TABLE_BYTES:,}."
-                )
-            end = content.find(END_OF_IMAGE, at)
-            kept.append(content[at : end + len(END_OF_IMAGE) if end > 0 else None])
-            return b"".join(kept), exif
-        end = at + 2
-        if code not in STANDALONE:
-            end += int.from_bytes(content[at + 2 : at + 4])
-        if code in JPEG_KEPT:
-            kept.append(content[at:end])
-        elif code == EXIF_SEGMENT and not exif and content.startswith(EXIF, at + 4):
-            exif = content[at + 4 : end]
-        at = end
-    raise TooManyParts(f"The JPEG picture has over {MAX_SEGMENTS:,} segments before its pixels, the limit.")
+    depth, colour = content[24:26]
+    if colour == PALETTE:
+        return png_chunk(b"tRNS", levels) if 0 < len(levels) <= MAX_PALETTE else b""
+    if len(levels) != {GREY: 2, RGB: 6}.get(colour):
+        return b""
+    most = (1 << depth) - 1
+    stretch = 255 // most if depth in (2, 4) else 1
+    values = [(value & most) * stretch for (value,) in struct.iter_unpack(">H", levels)]
+    return png_chunk(b"tRNS", struct.pack(f">{len(values)}H", *values))
 
 
-def trim_gif(content: bytes) -> tuple[bytes, bytes]:
-    """The GIF without the extensions before its first frame, except the one for transparency; and no EXIF data.
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def trim_gif(content: bytes) -> bytes:
+    """The GIF without the extensions before its first frame, except the one for transparency.
 
     Raises TooManyParts, and LookupError if there is no frame.
     """
@@ -94,7 +89,7 @@ def trim_gif(content: bytes) -> tuple[bytes, bytes]:
             raise LookupError("no frame")
         at = part.start()
         if part[0] == b",":
-            return content[:header] + control + content[at:], b""
+            return content[:header] + control + content[at:]
         end = at + 2
         while (size := content[end]) and blocks < MAX_BLOCKS:
             end += 1 + size

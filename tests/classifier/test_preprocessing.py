@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from classifier.networks import SIDE, Pixels
-from classifier.picture import MAX_JPEG_SCANS, START_OF_SCAN, BrokenPicture, PictureTooLarge, open_picture
+from classifier.picture import MAX_JPEG_SCANS, BrokenPicture, PictureTooLarge, open_picture
 from classifier.preprocessing import read_pixels
 
 GENUINE = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE), dtype=np.uint8)
@@ -142,12 +142,12 @@ def test_a_photo_with_damaged_exif_data_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "size", [(1, 1), (1, 2), (2, 1), (28, 1), (1, 28), (28, 29), (3, 5_000), (100_000, 1), (1, 100_000)]
+    "size", [(1, 1), (1, 2), (2, 1), (28, 1), (1, 28), (28, 29), (3, 5_000), (65_535, 1), (1, 65_535)]
 )
 def test_pictures_of_any_size_are_read(size: tuple[int, int]) -> None:
     assert (read_pixels(encode(Image.new("L", size, 200), "PNG")) == 55).all()
     read_pixels(encode(Image.new("RGBA", size, (200, 0, 0, 100)), "PNG"))
-    if max(size) < 2**16:
+    if max(size) <= 65_500:  # the limit of libjpeg
         read_pixels(encode(Image.new("RGB", size, (200, 0, 0)), "JPEG"))
 
 
@@ -183,7 +183,7 @@ def test_a_jpeg_with_too_many_scans_is_refused() -> None:
     photo = encode(drawing(0, 200), "JPEG", progressive=True)
     read_pixels(photo)
     last_scan = photo[photo.rindex(b"\xff\xc4") : -2]  # with its Huffman table
-    assert START_OF_SCAN in last_scan
+    assert b"\xff\xda" in last_scan
     with pytest.raises(PictureTooLarge, match=rf"scans, over the limit of {MAX_JPEG_SCANS}\."):
         read_pixels(photo[:-2] + last_scan * MAX_JPEG_SCANS + photo[-2:])
 
