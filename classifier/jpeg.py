@@ -4,8 +4,8 @@ import io
 import re
 import struct
 from dataclasses import dataclass, field
+from typing import Any
 
-from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from classifier.sanitize import EXIF, TooManyParts
@@ -123,7 +123,7 @@ class UnendedJpegImageFile(JpegImageFile):
     Browsers show such pictures. Pillow does not say whether libjpeg filled missing pixels, so they are decoded twice.
     """
 
-    def load(self) -> "Image.core.PixelAccess | None":
+    def load(self) -> Any:
         """Decodes the pixels. Raises OSError if some are missing."""
         if not self.tile:
             return super().load()

@@ -7,6 +7,7 @@ against decompression bombs.
 import io
 import struct
 from functools import reduce
+from typing import Any
 
 from PIL import AvifImagePlugin, Image, ImageChops
 from PIL.AvifImagePlugin import AvifImageFile
@@ -83,7 +84,7 @@ def open_picture(content: bytes, max_pixels: int = MAX_PIXELS, max_jpeg_pixels: 
     except (UnreadableBmp, UnreadableJpeg) as error:
         raise BrokenPicture(str(error)) from error
     except UNREADABLE as error:
-        raise BrokenPicture(f"The file begins like a {format} picture, but its header is damaged.") from error
+        raise BrokenPicture(f"The file begins like {a(format)} picture, but its header is damaged.") from error
     except Image.DecompressionBombError as error:  # a GIF frame larger than its canvas
         raise PictureTooLarge(f"The picture is over the limit of {max_pixels:,} pixels.") from error
     except TooManyParts as error:
@@ -116,7 +117,7 @@ def open_png(content: bytes, limit: int) -> ImageFile:
 class DeepPngImageFile(PngImageFile):
     """A PNG with 16 bits for each of red, green and blue, and a transparent colour, which is compared at full depth."""
 
-    def load(self) -> "Image.core.PixelAccess | None":
+    def load(self) -> Any:
         """Decodes the pixels: the upper bytes as Pillow does, with an alpha channel."""
         if not self.tile:
             return super().load()
@@ -224,7 +225,11 @@ def check_size(
 
 def for_file(file_bytes: int, format: str) -> str:
     small = f" of under {limits.SMALL_FILE_BYTES:,} bytes" if file_bytes < limits.SMALL_FILE_BYTES else ""
-    return f" for a {format} file{small}"
+    return f" for {a(format)} file{small}"
+
+
+def a(format: str) -> str:
+    return f"an {format}" if format == "AVIF" else f"a {format}"
 
 
 def webp_size(content: bytes) -> tuple[int, int]:
