@@ -34,7 +34,7 @@ def test_predict_answers_a_bare_body_alike(client: httpx.Client) -> None:
     assert as_form == as_body
 
 
-@pytest.mark.parametrize("format", ["PNG", "BMP", "GIF", "WEBP", "JPEG"])
+@pytest.mark.parametrize("format", ["PNG", "BMP", "GIF", "WEBP", "JPEG", "AVIF"])
 def test_predict_goes_by_content_not_by_name_or_type(client: httpx.Client, format: str) -> None:
     picture = encoded(Image.new("L", (40, 30), 200), format)
     response = client.post("/predict", files={"file": ("evil.exe", picture, "text/html")})
@@ -73,9 +73,9 @@ REFUSALS = {
     "too many bytes": (PICTURE + bytes(200_000), 413, "200,393 bytes, over the limit of 200,000"),
     "too many pixels": (encoded(Image.new("L", (301, 300))), 413, "90,300 pixels, over the limit of 90,000"),
     "too many JPEG pixels": (encoded(Image.new("L", (401, 400)), "JPEG"), 413, "160,400 pixels, over the limit"),
-    "a text": (b"hello", 415, "PNG, JPEG, WebP, GIF, BMP"),
-    "a TIFF": (encoded(Image.new("L", (28, 28)), "TIFF"), 415, "PNG, JPEG, WebP, GIF, BMP"),
-    "an SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "PNG, JPEG, WebP, GIF, BMP"),
+    "a text": (b"hello", 415, "This is text, not a picture; send the bytes of the file"),
+    "a TIFF": (encoded(Image.new("L", (28, 28)), "TIFF"), 415, "This is a TIFF picture; send it as JPEG or PNG."),
+    "an SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "This is an SVG drawing; send it as PNG."),
 }
 
 

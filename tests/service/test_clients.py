@@ -131,6 +131,12 @@ def test_the_usual_mistakes_are_told(client: httpx.Client) -> None:
         ("--data-binary", "@shoe.png", "-H", "Content-Type: multipart/form-data"): "let the client set this header",
         ("--data-binary", "@shoe.png", "-H", "Content-Encoding: gzip"): "Content-Encoding 'gzip'",
         ("-X", "POST"): "The body is empty",
+        (
+            "-F",
+            "file=shoe.png",
+        ): "send the bytes of the file: with curl, -F file=@shoe.png.",
+        ("-d", "@shoe.png"): "line ends were removed or changed on the way; with curl, send it with --data-binary",
+        ("-F", "file=data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAABwAAAAc"): "as base64 text",
     }.items():
         process = subprocess.run(
             ["curl", "-sS", *arguments, url], cwd=folder, capture_output=True, text=True, timeout=SECONDS, check=True

@@ -28,13 +28,13 @@ HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\n"
 Answer = tuple[int, str]
 
 
-def rows() -> list[Answer]:
-    section = DOCUMENT.read_text().partition("### Sentences\n")[2].partition("\n## ")[0]
+def rows(heading: str = "### Sentences\n") -> list[Answer]:
+    section = re.split(r"\n##", DOCUMENT.read_text().partition(heading)[2])[0]
     return [(int(status), sentence) for sentence, status in ROW.findall(section)]
 
 
 def matches(answer: Answer, row: Answer) -> bool:
-    pattern = ".+?".join(map(re.escape, row[1].split("…")))
+    pattern = ".*?".join(map(re.escape, row[1].split("…")))
     return answer[0] == row[0] and re.fullmatch(pattern, answer[1]) is not None
 
 
