@@ -12,16 +12,27 @@ from service.logs import printable
 from service.metrics import Metrics
 from service.model_store import NotReady
 from service.schemas import INTERNAL_ERROR
-from service.uploads import BrokenUpload, MissingFile, UnsupportedUpload, UploadTooLarge
+from service.uploads import (
+    BrokenUpload,
+    HeadersTooLarge,
+    InvalidRequest,
+    MissingFile,
+    RequestTimeout,
+    UnsupportedUpload,
+    UploadTooLarge,
+)
 
 ERRORS: dict[type[Exception], tuple[int, str]] = {
     BrokenPicture: (400, "broken_picture"),
     BrokenUpload: (400, "broken_upload"),
+    InvalidRequest: (400, "invalid_http"),
+    RequestTimeout: (408, "request_timeout"),
     PictureTooLarge: (413, "picture_too_large"),
     UploadTooLarge: (413, "upload_too_large"),
     UnsupportedPicture: (415, "unsupported_picture"),
     UnsupportedUpload: (415, "unsupported_upload"),
     MissingFile: (422, "missing_file"),
+    HeadersTooLarge: (431, "headers_too_large"),
     NotReady: (503, "not_ready"),
     Overloaded: (503, "overloaded"),
     DeadlineExceeded: (503, "deadline_exceeded"),

@@ -17,6 +17,7 @@ from service.documentation import PAGES
 from service.logs import FIELDS, printable
 from service.metrics import Metrics
 from service.schemas import NO_KEY, OPEN
+from service.uploads import REFUSAL
 
 REQUEST_ID = re.compile(rb"[^\x00- \x7f-\xff\"'\\,<>{}`]{1,128}")  # nothing that could break a log line
 POLLED = {*OPEN, "/metrics"}  # requested every few seconds: only errors are logged
@@ -42,9 +43,21 @@ logger = logging.getLogger("service.requests")
 class RequestMiddleware:
     """Gives each answer its request id and its headers, and counts and logs it. The app behind it sees plain paths."""
 
-    def __init__(self, app: ASGIApp, routes: Set[str], metrics: Metrics, access_log: bool, root_path: str = "") -> None:
-        """`routes` are the paths that metrics name, all others are "other". `root_path` is a proxy's prefix."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        refused: ASGIApp,
+        routes: Set[str],
+        metrics: Metrics,
+        access_log: bool,
+        root_path: str = "",
+    ) -> None:
+        """`refused` answers requests that the server refuses before it has their headers.
+
+        `routes` are the paths that metrics name, all others are "other". `root_path` is a proxy's prefix.
+        """
         self._app = app
+        self._refused = refused
         self._routes = routes
         self._metrics = metrics
         self._access_log = access_log
@@ -76,7 +89,8 @@ class RequestMiddleware:
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_headers)
+            app = self._refused if REFUSAL in scope.get("extensions", ()) else self._app
+            await app(scope, receive, send_with_headers)
         except Exception:
             if status is None:  # else FastAPI has answered and logged the error, and raises it again
                 raise

@@ -115,8 +115,8 @@ MISSING_MODEL = "model_scratch.pt does not exist: train it with `python -m train
 NO_KEY = "Missing or wrong API key: send it as Authorization: Bearer KEY."
 INTERNAL_ERROR = "The service failed to answer; its log has the reason."
 
-TOO_SLOW = problem("The request did not arrive before its deadline", "The request was not complete within 10 s.")
-TOO_LONG = problem("Too many or too long headers", "The headers have over 65,536 bytes, the limit.")
+TOO_SLOW = problem("The request did not arrive before its deadline", "The headers were not complete within 10 s.")
+TOO_LONG = problem("Too many or too long headers", "The headers have over 65,536 bytes, the limit; send fewer.")
 
 Problems = dict[int | str, dict[str, Any]]
 HEALTH_PROBLEMS: Problems = {
@@ -175,8 +175,7 @@ def complete(schema: dict[str, Any], key: bool) -> dict[str, Any]:
                 operation["security"] = [{KEY: []}]
                 operation["responses"]["401"] = dict(refusal)
             for status, response in operation["responses"].items():
-                # 408 and 431 come from the server, before the app sees a request.
-                headers = HEADERS.get(status, {}) | ({} if status in ("408", "431") else HEADERS["all"])
+                headers = HEADERS.get(status, {}) | HEADERS["all"]
                 response["headers"] = {
                     name: {"description": text, "schema": {"type": "string"}} for name, text in headers.items()
                 }

@@ -88,8 +88,18 @@ class Settings(BaseSettings):
     ] = ()
     request_seconds: Annotated[
         float,
-        Field(gt=0, le=3600, description="deadline for a request to arrive, and for its answer to be read, in seconds"),
+        Field(
+            gt=0,
+            le=3600,
+            description="deadline for the headers of a request to arrive, and for its answer to be read, in seconds",
+        ),
     ] = 10
+    keep_alive_seconds: Annotated[
+        int, Field(ge=1, le=3600, description="time that a connection may be idle between two requests, in seconds")
+    ] = 75
+    min_upload_bytes_per_second: Annotated[
+        int, Field(ge=1, description="slowest upload, on average over SERVICE_REQUEST_SECONDS, in bytes/s")
+    ] = 16 * 2**10
     drain_seconds: Annotated[
         float, Field(ge=0, le=3600, description="duration of the drain after SIGTERM, in seconds")
     ] = 5

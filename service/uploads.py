@@ -47,13 +47,51 @@ class UploadTooLarge(UploadError):
     pass
 
 
+class RefusedByServer(Exception):
+    """The server refuses a request that is not complete; one sentence for clients.
+
+    RefusedByServer
+      x InvalidRequest    it is not valid HTTP
+      x RequestTimeout    it arrives too slowly
+      x HeadersTooLarge
+    """
+
+
+class InvalidRequest(RefusedByServer):
+    pass
+
+
+class RequestTimeout(RefusedByServer):
+    pass
+
+
+class HeadersTooLarge(RefusedByServer):
+    pass
+
+
+# ASGI extension of a request that the server refuses: {"reason": a key of this dict, "detail": one sentence}. A request
+# without a complete head has the extension from the start; another gets it when its body ends early.
+REFUSAL = "refusal"
+REFUSALS = {
+    "invalid_http": InvalidRequest,
+    "request_timeout": RequestTimeout,
+    "headers_too_large": HeadersTooLarge,
+}
+
+
+def check_refusal(scope: Scope) -> None:
+    """Raises RefusedByServer if the server refuses this request."""
+    if refusal := scope.get("extensions", {}).get(REFUSAL):
+        raise REFUSALS[refusal["reason"]](refusal["detail"])
+
+
 async def read(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
     """The bytes of the one picture in a request, at most `max_bytes`. Raises UploadError."""
     headers = dict(scope["headers"])
     boundary = boundary_in(headers)
     if boundary is None:
-        return checked(await body(headers, receive, max_bytes, max_bytes), headers)
-    parts = parts_of(await body(headers, receive, max_bytes + FORM_BYTES, max_bytes), boundary, MAX_PARTS)
+        return checked(await body(scope, headers, receive, max_bytes, max_bytes), headers)
+    parts = parts_of(await body(scope, headers, receive, max_bytes + FORM_BYTES, max_bytes), boundary, MAX_PARTS)
     pictures = [content for name, content in parts if name == FILE]
     if not pictures:
         raise MissingFile(f"The form has {listed(parts)}; send the picture in the field 'file'.")
@@ -77,7 +115,7 @@ async def read_several(scope: Scope, receive: Receive, max_bytes: int, max_files
             "/predict/batch takes a form with several fields 'file', and this body is none; "
             "send a single picture as the body to /predict."
         )
-    form = await body(headers, receive, max_bytes + FORM_BYTES * max_files, max_bytes)
+    form = await body(scope, headers, receive, max_bytes + FORM_BYTES * max_files, max_bytes)
     parts = parts_of(form, boundary, max_files + MAX_PARTS)
     pictures = [content for name, content in parts if FILES.fullmatch(name)]
     if not pictures:
@@ -141,8 +179,11 @@ def quoted(value: bytes) -> str:
     return f"'{printable(value.decode(errors='replace'), 40)}'"
 
 
-async def body(headers: dict[bytes, bytes], receive: Receive, most: int, max_bytes: int) -> bytes:
-    """The body, of at most `most` bytes, counted as they arrive; Content-Length may be wrong. Raises UploadError."""
+async def body(scope: Scope, headers: dict[bytes, bytes], receive: Receive, most: int, max_bytes: int) -> bytes:
+    """The body, of at most `most` bytes, counted as they arrive; Content-Length may be wrong.
+
+    Raises UploadError and RefusedByServer.
+    """
     announced = headers.get(b"content-length", b"")
     if announced.isdigit() and int(announced) > most:
         raise UploadTooLarge(
@@ -162,4 +203,5 @@ async def body(headers: dict[bytes, bytes], receive: Receive, most: int, max_byt
             )
         chunks.append(chunk)
         if not message.get("more_body"):
+            check_refusal(scope)
             return b"".join(chunks)

@@ -23,6 +23,7 @@ from benchmarks.soak.service_process import (
 from service.server.memory import TRIM_SECONDS
 
 REQUEST_SECONDS = 5.0  # SERVICE_REQUEST_SECONDS
+KEEP_ALIVE_SECONDS = 5  # SERVICE_KEEP_ALIVE_SECONDS
 CLOSE_SECONDS = 3 * REQUEST_SECONDS  # within which the service must close all connections
 ADDRESSES = 4  # client addresses from 127.0.0.1 on; each has 28,000 ports
 HOSTILE = 200  # clients of each hostile kind
@@ -37,6 +38,7 @@ VALID = HEAD + b"Content-Length: %d\r\n\r\n" % len(SHOE) + SHOE
 
 CLIENTS: dict[str, Callable[[random.Random], bytes]] = {  # kind of client -> bytes that it sends before it stops
     "nothing": lambda random: b"",
+    "one request, and no other": lambda random: VALID,
     "half of the headers": lambda random: VALID[: random.randrange(1, len(HEAD))],
     "half of the body": lambda random: VALID[: random.randrange(len(HEAD) + 30, len(VALID))],
     "body shorter than Content-Length": lambda random: HEAD + b"Content-Length: 1000000\r\n\r\n" + SHOE,
@@ -131,7 +133,8 @@ def main() -> int:
     print(f"The load average is {os.getloadavg()[0]:.1f} before the start.")
     raise_file_limit()
     generator = random.Random(SEED)
-    with run_service(SERVICE_REQUEST_SECONDS=str(REQUEST_SECONDS)) as service:
+    settings = {"SERVICE_REQUEST_SECONDS": str(REQUEST_SECONDS), "SERVICE_KEEP_ALIVE_SECONDS": str(KEEP_ALIVE_SECONDS)}
+    with run_service(**settings) as service:
         for _ in range(100):
             service.predict()
         start = service.megabytes()

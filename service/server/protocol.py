@@ -1,38 +1,52 @@
-"""uvicorn's HTTP protocol with read and write deadlines, against slow clients (slowloris), and with backpressure.
+"""uvicorn's HTTP protocol with deadlines against slow clients (slowloris), limits, and backpressure.
 
-By itself uvicorn limits only the pause between two requests of a connection.
+By itself uvicorn limits only the pause between two requests of a connection, and does not read the body of a request
+with an `Upgrade` header. A request that is refused here is answered by the app: see `service.uploads.REFUSAL`.
 """
 
 import asyncio
-import json
 import socket
 import struct
-from http import HTTPStatus
+from enum import Enum
 from math import inf
 from typing import Any
 
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+
 from service.app import DRAINING
 from service.errors import BACKPRESSURE
-from service.middleware import HEADERS
 from service.server.drain import DRAIN
-from service.server.uvicorn_api import STATUS_LINE, HttpToolsProtocol
+from service.server.uvicorn_api import HttpToolsProtocol, RequestResponseCycle
+from service.settings import Settings
+from service.uploads import REFUSAL
 
 MAX_HEAD_BYTES = 64 * 2**10  # 64 KiB: first line and headers of a request together, or the trailers behind its body
 MAX_PIPELINED = 8  # requests of a connection that wait for the answer to an earlier one
 CHECKS = 4  # checks of the deadlines within `request_seconds`
 EARLY_SECONDS = 0.05  # a request read so soon after a pause was sent before Retry-After was over
+LINGER_SECONDS = 1.0  # a refused client's bytes are dropped for so long: closed at once, it would not see its answer
+LATE_SECONDS = 2.0  # a request under way when the announced idle time ends is still read
 CONTINUE = b"HTTP/1.1 100 "
 NO_LINGER = struct.pack("ii", 1, 0)  # on and 0 s (socket(7)): the kernel drops the unsent bytes
 
 
-class JoinedWrites:
+class Receiving(Enum):
+    """The part of a request that is being received."""
+
+    NOTHING = 0
+    HEAD = 1
+    BODY = 2
+
+
+class AnswerTransport:
     """The transport as an answer sees it: the head of an answer goes out with the beginning of its body.
 
-    uvicorn sends them with one system call each.
+    uvicorn sends them with one system call each: a tenth of the CPU time of a request to the tutorial's Net.
     """
 
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
+    def __init__(self, protocol: "DeadlineProtocol") -> None:
+        self._protocol = protocol
+        self._transport = protocol.transport
         self._head: bytes | None = None  # not sent yet; b"": sent
 
     def write(self, data: bytes) -> None:
@@ -51,68 +65,140 @@ class JoinedWrites:
 
     def close(self) -> None:
         self.end()
-        self._transport.close()
+        self._protocol.close()
 
     def is_closing(self) -> bool:
         return self._transport.is_closing()
 
 
 class DeadlineProtocol(HttpToolsProtocol):
-    """One connection. `request_seconds` is the time for a request to arrive, and for its answer to be read."""
+    """One connection. With over `max_connections` in this process, those are closed that are idle for longest."""
 
-    def __init__(self, *args: Any, request_seconds: float, **options: Any) -> None:
+    def __init__(self, *args: Any, settings: Settings, max_connections: float = inf, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.request_seconds = request_seconds
+        self.request_seconds = settings.request_seconds
+        self.min_rate = settings.min_upload_bytes_per_second
+        self.max_connections = max_connections
+        seconds = settings.keep_alive_seconds
+        self.timeout_keep_alive = seconds + LATE_SECONDS  # type: ignore[assignment]
+        self.keep_alive_headers = [(b"connection", b"keep-alive"), (b"keep-alive", b"timeout=%d" % seconds)]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.joined_writes = JoinedWrites(transport)
-        self.reading_since = self.loop.time()  # the rest of a request is awaited; inf: no request is
+        self.answer_transport = AnswerTransport(self)
+        self.receiving = Receiving.NOTHING
+        self.since = self.loop.time()  # the last request ended, its head began, or `body_bytes` was 0
+        self.head_bytes = 0  # since the head began, or since the last byte of the body
+        self.body_bytes = 0
+        self.refused = False  # nothing is read any more
         self.blocked_since = inf  # the client does not read its answer; inf: it does
         self.resumed_at = -inf  # after a pause for backpressure
-        self.head_bytes = 0
         self.timer = self.loop.call_later(self.request_seconds / CHECKS, self.check_deadlines)
+        # A client that sends no request at all is closed without a word: it would take a 408 for its first answer.
+        self.timeout_keep_alive_task = self.loop.call_later(self.request_seconds, self.timeout_keep_alive_handler)
+        if len(self.connections) > self.max_connections:
+            self.close_idle_connections()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.timer.cancel()
+        self.cancel_keep_alive_timer()
         super().connection_lost(exc)
 
+    def cancel_keep_alive_timer(self) -> None:
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None
+
+    def close_idle_connections(self) -> None:
+        """Closes the sixteenth of this process's connections that was idle for longest, before files run out."""
+        idle = [each for each in self.connections if each.is_idle() and each is not self]  # type: ignore[union-attr]
+        idle.sort(key=lambda connection: connection.since)  # type: ignore[union-attr]
+        for connection in idle[: len(idle) // 16 + 1]:
+            connection.transport.close()
+
+    def is_idle(self) -> bool:
+        """No request is being answered, and none has arrived further than its head."""
+        return self.receiving is not Receiving.BODY and (self.cycle is None or self.cycle.response_complete)
+
     def data_received(self, data: bytes) -> None:
+        if self.refused:
+            return
         self.head_bytes += len(data)
-        super().data_received(data)
-        if self.head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-            status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-            self.refuse(status, f"The headers have over {MAX_HEAD_BYTES:,} bytes, the limit.")
+        try:
+            self.parser.feed_data(data)
+        except HttpParserUpgrade as upgrade:
+            self.ignore_upgrade(data[upgrade.args[0] :])
+        except HttpParserError:
+            self.refuse("invalid_http", "The request is not valid HTTP/1.1.")
+        else:
+            if self.head_bytes > MAX_HEAD_BYTES:
+                self.refuse_headers()
+
+    def ignore_upgrade(self, rest: bytes) -> None:
+        """Reads a request as if it had no `Upgrade` header (RFC 9110, section 7.8); `rest` is what follows its head.
+
+        httptools reads no body after such a head, so the body would be read as the next request (request smuggling).
+        A new parser gets the head again, without that header, and then the rest.
+        """
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self.refuse("invalid_http", "The service is not a proxy: it does not take the method CONNECT.")
+            return
+        lines = [b"%s %s HTTP/%s" % (method, self.url, self.parser.get_http_version().encode())]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        self.parser = HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self.head_bytes = 0
+        self.data_received(b"\r\n".join(lines) + b"\r\n\r\n")
+        self.data_received(rest)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.reading_since = self.loop.time()
+        self.cancel_keep_alive_timer()
+        self.receiving = Receiving.HEAD
+        self.since = self.loop.time()
         self.head_bytes = 0
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return  # the parser stops, and `ignore_upgrade` follows
+        if sum(len(name) + len(value) for name, value in self.headers) + len(self.url) > MAX_HEAD_BYTES:
+            self.refuse_headers()
+        elif len(self.pipeline) == MAX_PIPELINED:  # one packet holds thousands, and all other clients would wait
+            self.refuse("invalid_http", f"Over {MAX_PIPELINED} requests wait for an answer on this connection.")
+        if self.refused:
+            raise ValueError  # stops the parser
         super().on_headers_complete()
-        self.cycle.transport = self.joined_writes  # type: ignore[assignment]
+        self.cycle.transport = self.answer_transport  # type: ignore[assignment]
         extensions: dict[str, dict[str, Any]] = {BACKPRESSURE: {}}
-        if self.reading_since - self.resumed_at < EARLY_SECONDS:
+        if self.since - self.resumed_at < EARLY_SECONDS:
             extensions[BACKPRESSURE]["early_retry"] = True
         if DRAIN.active:
             extensions[DRAINING] = {}
             self.cycle.keep_alive = False
+        if self.cycle.keep_alive:
+            self.cycle.default_headers = self.keep_alive_headers
         self.scope["extensions"] = extensions  # type: ignore[typeddict-item]
-        if len(self.pipeline) > MAX_PIPELINED:  # one packet holds thousands, and all other clients would wait
-            raise ValueError(f"over {MAX_PIPELINED} pipelined requests")  # the parser refuses the request
+        self.receiving = Receiving.BODY
+        self.since = self.loop.time()
+        self.body_bytes = 0
+        self.headers = []  # trailers are no headers (RFC 9110, section 6.5.1)
 
     def on_body(self, body: bytes) -> None:
         super().on_body(body)
+        self.body_bytes += len(body)
         self.head_bytes = 0  # the app limits the body; trailers may follow it
 
     def on_message_complete(self) -> None:
-        super().on_message_complete()
-        self.reading_since = inf
+        if self.receiving is Receiving.BODY:  # else the request is read again, by `ignore_upgrade`
+            super().on_message_complete()
+            self.receiving = Receiving.NOTHING
 
     def on_response_complete(self) -> None:
-        self.joined_writes.end()
+        self.answer_transport.end()
         super().on_response_complete()
+        if self.receiving is Receiving.NOTHING:
+            self.since = self.loop.time()
         backpressure: Any = self.cycle.scope["extensions"][BACKPRESSURE]
         if "pause_seconds" in backpressure and not self.transport.is_closing():
             self.pause(backpressure["pause_seconds"])
@@ -127,19 +213,22 @@ class DeadlineProtocol(HttpToolsProtocol):
             self.flow.resume_reading()
             self.resumed_at = self.loop.time()
 
-    def send_400_response(self, msg: str) -> None:
-        self.refuse(HTTPStatus.BAD_REQUEST, "The request is not valid HTTP.")
-
     def check_deadlines(self) -> None:
         """Ends the connection if its client has taken too long to send a request or to read an answer."""
         self.timer = self.loop.call_later(self.request_seconds / CHECKS, self.check_deadlines)
         now = self.loop.time()
-        idle = self.cycle is None or self.cycle.response_complete
-        if self.reading_since == inf and idle and self.timeout_keep_alive_task is None:
-            self.reading_since = now  # empty lines came, with which a request may begin
-        if now - self.reading_since >= self.request_seconds and not self.transport.is_closing():
-            sentence = f"The request was not complete within {self.request_seconds:g} s."
-            self.refuse(HTTPStatus.REQUEST_TIMEOUT, sentence)
+        seconds = now - self.since
+        if self.receiving is Receiving.HEAD and seconds >= self.request_seconds:
+            self.refuse("request_timeout", f"The headers were not complete within {self.request_seconds:g} s.")
+        elif self.receiving is Receiving.BODY:
+            if self.flow.read_paused or self.body_bytes >= self.min_rate * seconds:
+                self.since, self.body_bytes = now, 0
+            elif seconds >= self.request_seconds:
+                self.refuse(
+                    "request_timeout",
+                    f"The body arrived at {self.body_bytes / seconds:,.0f} bytes/s over {seconds:.1f} s; "
+                    f"the minimum is {self.min_rate:,} bytes/s over {self.request_seconds:g} s.",
+                )
         if not self.transport.get_write_buffer_size():
             self.blocked_since = inf
         elif self.blocked_since == inf:
@@ -148,12 +237,55 @@ class DeadlineProtocol(HttpToolsProtocol):
             self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
             self.transport.abort()
 
-    def refuse(self, status: HTTPStatus, sentence: str) -> None:
-        """Closes the connection, with an error answer unless another answer is being sent."""
-        last = self.cycle
-        if last is None or not last.response_started or (last.response_complete and last.scope is not self.scope):
-            content = json.dumps({"detail": sentence}).encode()
-            headers = b"".join(b"%s: %s\r\n" % header for header in HEADERS)
-            head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(content)
-            self.transport.write(STATUS_LINE[status] + headers + head + content)
-        self.transport.close()
+    def refuse_headers(self) -> None:
+        self.refuse("headers_too_large", f"The headers have over {MAX_HEAD_BYTES:,} bytes, the limit; send fewer.")
+
+    def refuse(self, reason: str, detail: str) -> None:
+        """The app answers the request that is being received with this error, and the connection is closed.
+
+        The answers to earlier requests come first. A request without a complete head goes to the app with what is known
+        of it.
+        """
+        if self.refused or self.transport.is_closing():
+            return
+        self.refused = True
+        refusal = {"reason": reason, "detail": detail}
+        if self.receiving is Receiving.BODY:
+            self.scope["extensions"][REFUSAL] = refusal  # type: ignore[typeddict-item]
+            self.cycle.keep_alive = self.cycle.more_body = False
+            self.cycle.message_event.set()
+            if self.cycle.response_complete:
+                self.close()
+            return
+        if self.receiving is Receiving.NOTHING:
+            super().on_message_begin()
+        extensions = {BACKPRESSURE: {}, REFUSAL: refusal}
+        path = self.url.decode("latin-1") or "-"
+        self.scope |= {"method": "-", "path": path, "query_string": b"", "extensions": extensions}  # type: ignore[typeddict-item]
+        cycle = RequestResponseCycle(
+            scope=self.scope,
+            transport=self.answer_transport,  # type: ignore[arg-type]
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=[],
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=False,
+            on_response=self.on_response_complete,
+        )
+        if self.cycle is None or self.cycle.response_complete:
+            self._start_asgi_task(cycle, self.app)
+        else:
+            self.pipeline.appendleft((cycle, self.app))
+        self.cycle = cycle
+
+    def close(self) -> None:
+        """Closes the connection. Of a refused client, what it still sends is dropped for a moment."""
+        if self.refused and not self.pipeline and not self.transport.is_closing():
+            self.flow.resume_reading()
+            self.transport.write_eof()
+            self.loop.call_later(LINGER_SECONDS, self.transport.close)
+        else:
+            self.transport.close()

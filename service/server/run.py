@@ -10,7 +10,7 @@ import threading
 import warnings
 from contextlib import suppress
 from functools import partial
-from math import ceil
+from math import ceil, inf
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -31,6 +31,7 @@ HANGING_SECONDS = 60  # until a worker that does not answer its supervisor is re
 # uvloop accepts one connection by each handle in a turn of the event loop. With one handle, a new connection waits 8 s
 # beside 10,000 others in `benchmarks.soak.idle_connections`, whose limit is 1 s.
 LISTENERS = 8
+OTHER_FILES = 100  # that a process has open besides its connections
 BACKLOG = 2048  # connections that the kernel keeps until they are accepted
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def serve(settings: Settings, flags: dict[str, str]) -> int:
         host=settings.host,
         port=settings.port,
         workers=settings.workers,
-        http=partial(DeadlineProtocol, request_seconds=settings.request_seconds),  # type: ignore[arg-type]
+        http=partial(DeadlineProtocol, settings=settings, max_connections=raise_file_limit()),  # type: ignore[arg-type]
         ws="none",
         log_config=logs.config(terminal=sys.stderr.isatty()),
         access_log=False,  # the app's middleware writes the access log
@@ -103,6 +104,17 @@ def serve_together(config: uvicorn.Config) -> int:
         supervisor = Supervisor(config, [config.bind_socket()])
         supervisor.run()
     return INTERRUPTED if supervisor.interrupted else 0
+
+
+def raise_file_limit() -> float:
+    """Raises the limit of open files as far as this process may; gives the connections that it leaves room for."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return inf
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return inf if hard == resource.RLIM_INFINITY else hard - min(OTHER_FILES, hard // 2)
 
 
 def within_cores(settings: Settings, cores: int) -> Settings:

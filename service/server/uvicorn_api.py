@@ -4,11 +4,11 @@
 above. docs/development.md says how to lift the bound.
 """
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import Server
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
-__all__ = ["NAMES", "PROTOCOL_ATTRIBUTES", "STATUS_LINE", "HttpToolsProtocol", "Multiprocess"]
+__all__ = ["NAMES", "PROTOCOL_ATTRIBUTES", "HttpToolsProtocol", "Multiprocess", "RequestResponseCycle"]
 
 NAMES: dict[type, tuple[str, ...]] = {  # class -> methods that we override, call or rely on
     HttpToolsProtocol: (
@@ -20,7 +20,8 @@ NAMES: dict[type, tuple[str, ...]] = {  # class -> methods that we override, cal
         "on_body",
         "on_message_complete",
         "on_response_complete",
-        "send_400_response",
+        "timeout_keep_alive_handler",
+        "_start_asgi_task",
     ),
     RequestResponseCycle: ("run_asgi", "send", "receive"),
     Multiprocess: ("run", "terminate_all", "keep_subprocess_alive", "join_all"),
@@ -28,11 +29,19 @@ NAMES: dict[type, tuple[str, ...]] = {  # class -> methods that we override, cal
     Server: ("run", "handle_exit"),
 }
 PROTOCOL_ATTRIBUTES = (  # of a connection
+    "access_logger",
+    "app",
+    "connections",
     "cycle",
     "flow",
+    "headers",
+    "logger",
     "loop",
+    "parser",
     "pipeline",
     "scope",
+    "timeout_keep_alive",
     "timeout_keep_alive_task",
     "transport",
+    "url",
 )

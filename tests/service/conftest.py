@@ -41,7 +41,7 @@ def poll(seconds: float = DEADLINE_SECONDS) -> Iterator[None]:
 @contextmanager
 def serving(settings: Settings) -> Iterator[httpx.Client]:
     """A client of a server with these settings, once it has tried to load its model."""
-    with running(create_app(settings), settings.request_seconds) as client:
+    with running(create_app(settings), settings) as client:
         for _ in poll():
             if "being loaded" not in client.get("/health").text:
                 break
@@ -49,9 +49,9 @@ def serving(settings: Settings) -> Iterator[httpx.Client]:
 
 
 @contextmanager
-def running(app: ASGIApp, request_seconds: float) -> Iterator[httpx.Client]:
+def running(app: ASGIApp, settings: Settings) -> Iterator[httpx.Client]:
     """A client of a server with our protocol and this app."""
-    protocol: Any = partial(DeadlineProtocol, request_seconds=request_seconds)
+    protocol: Any = partial(DeadlineProtocol, settings=settings)
     server = uvicorn.Server(uvicorn.Config(app, port=0, http=protocol, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()

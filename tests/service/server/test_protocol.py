@@ -6,6 +6,7 @@ import select
 import socket
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import chain, repeat
 
 import httpx
@@ -64,6 +65,7 @@ def refusal(answer: bytes) -> tuple[int, str]:
     head, content = answer.split(b"\r\n\r\n")
     assert b"connection: close" in head
     assert b"x-content-type-options: nosniff" in head
+    assert b"x-request-id: " in head
     return int(head.split()[1]), json.loads(content)["detail"]
 
 
@@ -77,32 +79,99 @@ def send_slowly(connection: socket.socket, content: Iterable[int]) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("content", "words"),
     [
-        chain(b"POST /predict HTTP/1.1\r\nX: ", repeat(ord("y"))),
-        chain(HEAD + LENGTH % 10**6, repeat(0)),
-        repeat(ord("\n")),
+        (chain(b"POST /predict HTTP/1.1\r\nX: ", repeat(ord("y"))), "The headers were not complete within 0.5 s."),
+        (chain(HEAD + LENGTH % 10**6, repeat(0)), "the minimum is 16,384 bytes/s over 0.5 s."),
+        (chain(HEAD + CHUNKED, repeat(ord("0"))), "the minimum is 16,384 bytes/s over 0.5 s."),
     ],
-    ids=["headers", "body", "empty lines"],
+    ids=["headers", "body", "size of a chunk"],
 )
 def test_a_slow_client_ends_at_the_deadline(
-    connection: socket.socket, strict_client: httpx.Client, content: Iterable[int]
+    connection: socket.socket, strict_client: httpx.Client, content: Iterable[int], words: str
 ) -> None:
     begin = time.monotonic()
-    answer = send_slowly(connection, content)
+    status, sentence = refusal(send_slowly(connection, content))
     assert SECONDS <= time.monotonic() - begin < 10 * SECONDS
-    assert refusal(answer) == (408, "The request was not complete within 0.5 s.")
+    assert status == 408
+    assert sentence.endswith(words)
 
 
-@pytest.mark.parametrize(
-    "beginning", [b"", b"POST /pre", HEAD + LENGTH % 1000 + PICTURE, HEAD + CHUNKED + b"5\r\nshort"]
-)
-def test_a_silent_client_ends_at_the_deadline(
+@pytest.mark.parametrize("beginning", [b"POST /pre", HEAD + LENGTH % 1000 + PICTURE, HEAD + CHUNKED + b"5\r\nshort"])
+def test_a_client_that_stops_ends_at_the_deadline(
     connection: socket.socket, strict_client: httpx.Client, beginning: bytes
 ) -> None:
     connection.sendall(beginning)
     assert others_are_answered(strict_client)
     assert refusal(read_all(connection))[0] == 408
+
+
+@pytest.mark.parametrize("content", [b"", b"\r\n"])
+def test_a_client_that_asks_nothing_gets_no_answer(connection: socket.socket, content: bytes) -> None:
+    connection.sendall(content)
+    begin = time.monotonic()
+    assert read_all(connection) == b""
+    assert time.monotonic() - begin >= 0.5 * SECONDS
+
+
+def test_a_slow_upload_above_the_minimum_rate_arrives(connection: socket.socket) -> None:
+    """1 Mbit/s, for four times as long as the headers may take."""
+    picture = PICTURE + bytes(180_000)  # what follows a PNG's end is not read
+    piece, begin = 6_250, time.monotonic()
+    connection.sendall(HEAD + LENGTH % len(picture))
+    for number, _ in zip(range(0, len(picture), piece), poll(), strict=False):
+        time.sleep(max(0.0, begin + number / 125_000 - time.monotonic()))
+        connection.sendall(picture[number : number + piece])
+    assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
+    assert time.monotonic() - begin > 2 * SECONDS
+
+
+def test_a_refused_request_is_counted_and_logged_once(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "service.requests")
+    origins = {"request_seconds": SECONDS, "cors_origins": ("http://shop.example",)}
+    origin = b"Origin: http://shop.example\r\nX-Request-ID: mine\r\n"
+    with serving(settings.model_copy(update=origins)) as client:
+        for content, status, reason in [
+            (b"POST /predict HTTP/1.1\r\n" + origin + b"Content-Le", 408, "request_timeout"),
+            (HEAD + origin + LENGTH % 1000 + PICTURE, 408, "request_timeout"),
+            (b"GET / HTTP/1.1\r\n" + origin + b"X: " + MAX_HEAD_BYTES * b"y", 431, "headers_too_large"),
+            (HEAD + origin + CHUNKED + b"no size\r\n", 400, "invalid_http"),
+        ]:
+            caplog.clear()
+            count = f'fashion_mnist_rejected_total{{reason="{reason}"}}'
+            before = counted(client, count)
+            with dial(client) as connection:
+                connection.sendall(content)
+                answer = read_all(connection)
+            assert refusal(answer)[0] == status
+            assert b"access-control-allow-origin: http://shop.example" in answer
+            assert b"x-request-id: mine" in answer
+            assert counted(client, count) == before + 1
+            assert [record.getMessage().split()[-1] for record in caplog.records] == [str(status)]
+
+
+def counted(client: httpx.Client, sample: str) -> float:
+    values = dict(line.rsplit(" ", 1) for line in client.get("/metrics").text.splitlines() if line[:1] != "#")
+    return float(values.get(sample, 0))
+
+
+def test_the_idle_time_is_announced_and_a_request_at_its_end_is_answered(settings: Settings) -> None:
+    whole = HEAD + LENGTH % len(PICTURE) + PICTURE
+    with serving(settings.model_copy(update={"keep_alive_seconds": 1})) as client, dial(client) as connection:
+        for _ in range(2):
+            connection.sendall(whole)
+            assert b"\r\nkeep-alive: timeout=1\r\n" in connection.recv(65_536)
+            time.sleep(1.1)  # and over a link of 0.1 s
+        begin = time.monotonic()
+        assert read_all(connection) == b""
+        assert time.monotonic() - begin < 10
+
+
+def test_an_answer_that_ends_the_connection_announces_no_idle_time(connection: socket.socket) -> None:
+    connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    answer = read_all(connection)
+    assert answer.count(b"\r\nconnection: close") == 1
+    assert b"keep-alive" not in answer
 
 
 def test_a_second_request_has_its_own_deadline(connection: socket.socket) -> None:
@@ -159,7 +228,15 @@ def test_headers_just_over_the_limit_are_refused(connection: socket.socket, stri
     connection.sendall(b"GET / HTTP/1.1\r\n")
     assert others_are_answered(strict_client)  # and the first line has been read
     connection.sendall(b"x: " + b"y" * MAX_HEAD_BYTES)
-    assert refusal(read_all(connection)) == (431, "The headers have over 65,536 bytes, the limit.")
+    assert refusal(read_all(connection)) == (431, "The headers have over 65,536 bytes, the limit; send fewer.")
+
+
+@pytest.mark.parametrize("end", [b"\r\n\r\n", b"\r\nContent-Length: 3\r\n\r\nabc", b""])
+@pytest.mark.parametrize("bytes_", [MAX_HEAD_BYTES, 100_000, 10**6])
+def test_headers_over_the_limit_in_one_packet_are_refused(connection: socket.socket, bytes_: int, end: bytes) -> None:
+    with suppress(ConnectionError):
+        connection.sendall(b"GET / HTTP/1.1\r\nX: " + bytes_ * b"y" + end)
+    assert refusal(read_all(connection))[0] == 431
 
 
 def test_a_client_that_leaves_half_way_ends_its_connection(connection: socket.socket) -> None:
@@ -170,7 +247,14 @@ def test_a_client_that_leaves_half_way_ends_its_connection(connection: socket.so
 
 def test_a_body_longer_than_its_content_length_is_refused(connection: socket.socket) -> None:
     connection.sendall(HEAD + LENGTH % 100 + PICTURE)
-    assert refusal(read_all(connection)) == (400, "The request is not valid HTTP.")
+    first, _, second = read_all(connection).partition(b"HTTP/1.1 400")[2].partition(b"HTTP/1.1 400")
+    assert b"PNG picture" in first
+    assert b"The request is not valid HTTP/1.1." in second
+
+
+def test_a_malformed_request_behind_a_good_one_does_not_take_its_answer(connection: socket.socket) -> None:
+    connection.sendall(HEAD + LENGTH % len(PICTURE) + PICTURE + b"garbage\r\n\r\n")
+    assert re.findall(rb"HTTP/1.1 (\d+)", read_all(connection)) == [b"200", b"400"]
 
 
 def test_too_many_pipelined_requests_end_the_connection(connection: socket.socket) -> None:
@@ -181,7 +265,9 @@ def test_too_many_pipelined_requests_end_the_connection(connection: socket.socke
         answers += connection.recv(65_536)
     assert answers.count(b"HTTP/1.1 200") == 1 + MAX_PIPELINED
     connection.sendall(1000 * request)
-    assert read_all(connection).count(b"HTTP/1.1 200") == 0
+    answer = read_all(connection)
+    assert answer.count(b"HTTP/1.1 200") <= 1 + MAX_PIPELINED
+    assert b"Over 8 requests wait for an answer on this connection." in answer
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +304,7 @@ def test_idle_connections_end_at_the_deadline_and_others_are_answered(strict_cli
     assert others_are_answered(strict_client)
     for connection in connections:
         with connection:
-            assert refusal(read_all(connection))[0] == 408
+            assert read_all(connection) == b""
 
 
 def test_a_client_refused_for_overload_is_not_read_until_retry_after_is_over() -> None:
@@ -232,7 +318,7 @@ def test_a_client_refused_for_overload_is_not_read_until_retry_after_is_over() -
                 backpressure["pause_seconds"] = PAUSE_SECONDS
             await Response(status_code=503 if len(seen) == 1 else 200)(scope, receive, send)
 
-    with running(refuse_once, request_seconds=60) as client:
+    with running(refuse_once, Settings(request_seconds=60)) as client:
         assert client.get("/").status_code == 503
         begin = time.monotonic()
         assert client.get("/").status_code == 200

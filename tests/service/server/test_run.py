@@ -3,14 +3,18 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import httpx
 import pytest
 
 from service.__main__ import main
 from service.server.run import available_cores, within_cores
 from service.settings import Settings
-from tests.service.conftest import DEADLINE_SECONDS, SHOE, started
+from tests.service.conftest import DEADLINE_SECONDS, SHOE, free_port, poll, started
+
+RUN = "runpy.run_module('service', run_name='__main__')"
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -97,3 +101,23 @@ def test_workers_and_threads_are_limited_to_the_cores(
     settings = within_cores(Settings(workers=workers, threads=threads), cores)
     assert (settings.workers, settings.threads) == expected
     assert bool(caplog.records) == (expected != (workers, threads))
+
+
+def test_idle_connections_leave_room_for_others(tiny_checkpoint: Path) -> None:
+    """400 idle connections at a limit of 200 open files."""
+    limit = f"import resource, runpy; resource.setrlimit(resource.RLIMIT_NOFILE, (100, 200)); {RUN}"
+    port = free_port()
+    command = [sys.executable, "-c", limit, "--port", str(port), "--model", str(tiny_checkpoint)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process, ExitStack() as connections:
+        url = f"http://127.0.0.1:{port}"
+        try:
+            for _ in poll(60):
+                with suppress(httpx.TransportError):
+                    if httpx.get(f"{url}/health").status_code == 200:
+                        break
+            for _ in range(400):
+                connections.enter_context(socket.create_connection(("127.0.0.1", port)))
+            for _ in range(20):
+                assert httpx.post(f"{url}/predict", files={"file": SHOE.read_bytes()}).status_code == 200
+        finally:
+            process.kill()

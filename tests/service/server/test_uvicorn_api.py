@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import uvicorn
 
-from service.server.uvicorn_api import NAMES, PROTOCOL_ATTRIBUTES, STATUS_LINE, HttpToolsProtocol
+from service.server.uvicorn_api import NAMES, PROTOCOL_ATTRIBUTES, HttpToolsProtocol
 
 
 async def ignored(*args: object) -> None:
@@ -25,7 +25,3 @@ def test_a_connection_has_the_attributes() -> None:
         return set(vars(HttpToolsProtocol(config, server.server_state, {})))
 
     assert set(PROTOCOL_ATTRIBUTES) <= asyncio.run(attributes())
-
-
-def test_status_lines_are_complete_lines() -> None:
-    assert STATUS_LINE[408] == b"HTTP/1.1 408 Request Timeout\r\n"
