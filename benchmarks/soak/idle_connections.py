@@ -133,8 +133,9 @@ def main() -> int:
     print(f"The load average is {os.getloadavg()[0]:.1f} before the start.")
     raise_file_limit()
     generator = random.Random(SEED)
-    settings = {"SERVICE_REQUEST_SECONDS": str(REQUEST_SECONDS), "SERVICE_KEEP_ALIVE_SECONDS": str(KEEP_ALIVE_SECONDS)}
-    with run_service(**settings) as service:
+    with run_service(
+        SERVICE_REQUEST_SECONDS=str(REQUEST_SECONDS), SERVICE_KEEP_ALIVE_SECONDS=str(KEEP_ALIVE_SECONDS)
+    ) as service:
         for _ in range(100):
             service.predict()
         start = service.megabytes()

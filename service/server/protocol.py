@@ -15,8 +15,9 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from service.app import DRAINING
 from service.errors import BACKPRESSURE
+from service.server.answer_transport import AnswerTransport
 from service.server.drain import DRAIN
-from service.server.uvicorn_api import HttpToolsProtocol, RequestResponseCycle
+from service.server.uvicorn_api import HttpToolsProtocol, last_cycle
 from service.settings import Settings
 from service.uploads import REFUSAL
 
@@ -24,9 +25,9 @@ MAX_HEAD_BYTES = 64 * 2**10  # 64 KiB: first line and headers of a request toget
 MAX_PIPELINED = 8  # requests of a connection that wait for the answer to an earlier one
 CHECKS = 4  # checks of the deadlines within `request_seconds`
 EARLY_SECONDS = 0.05  # a request read so soon after a pause was sent before Retry-After was over
-LINGER_SECONDS = 1.0  # a refused client's bytes are dropped for so long: closed at once, it would not see its answer
+# A refused client's bytes are dropped for a moment: closed at once, it would not see its answer.
+LINGER_SECONDS, LINGER_BYTES = 1.0, 2**20
 LATE_SECONDS = 2.0  # a request under way when the announced idle time ends is still read
-CONTINUE = b"HTTP/1.1 100 "
 NO_LINGER = struct.pack("ii", 1, 0)  # on and 0 s (socket(7)): the kernel drops the unsent bytes
 
 
@@ -36,39 +37,6 @@ class Receiving(Enum):
     NOTHING = 0
     HEAD = 1
     BODY = 2
-
-
-class AnswerTransport:
-    """The transport as an answer sees it: the head of an answer goes out with the beginning of its body.
-
-    uvicorn sends them with one system call each: a tenth of the CPU time of a request to the tutorial's Net.
-    """
-
-    def __init__(self, protocol: "DeadlineProtocol") -> None:
-        self._protocol = protocol
-        self._transport = protocol.transport
-        self._head: bytes | None = None  # not sent yet; b"": sent
-
-    def write(self, data: bytes) -> None:
-        if self._head is None and not data.startswith(CONTINUE):
-            self._head = data
-            return
-        if self._head:
-            data, self._head = self._head + data, b""
-        self._transport.write(data)
-
-    def end(self) -> None:
-        """Ends an answer, which may have had no body."""
-        if self._head:
-            self._transport.write(self._head)
-        self._head = None
-
-    def close(self) -> None:
-        self.end()
-        self._protocol.close()
-
-    def is_closing(self) -> bool:
-        return self._transport.is_closing()
 
 
 class DeadlineProtocol(HttpToolsProtocol):
@@ -85,10 +53,10 @@ class DeadlineProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.answer_transport = AnswerTransport(self)
+        self.answer_transport = AnswerTransport(transport, self.close)
         self.receiving = Receiving.NOTHING
         self.since = self.loop.time()  # the last request ended, its head began, or `body_bytes` was 0
-        self.head_bytes = 0  # since the head began, or since the last byte of the body
+        self.head_bytes = 0  # of packets since the last request, or since the last byte of the body
         self.body_bytes = 0
         self.refused = False  # nothing is read any more
         self.blocked_since = inf  # the client does not read its answer; inf: it does
@@ -121,9 +89,11 @@ class DeadlineProtocol(HttpToolsProtocol):
         return self.receiving is not Receiving.BODY and (self.cycle is None or self.cycle.response_complete)
 
     def data_received(self, data: bytes) -> None:
-        if self.refused:
-            return
         self.head_bytes += len(data)
+        if self.refused:
+            if self.head_bytes > LINGER_BYTES:
+                self.transport.close()
+            return
         try:
             self.parser.feed_data(data)
         except HttpParserUpgrade as upgrade:
@@ -157,7 +127,6 @@ class DeadlineProtocol(HttpToolsProtocol):
         self.cancel_keep_alive_timer()
         self.receiving = Receiving.HEAD
         self.since = self.loop.time()
-        self.head_bytes = 0
 
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade():
@@ -193,6 +162,7 @@ class DeadlineProtocol(HttpToolsProtocol):
         if self.receiving is Receiving.BODY:  # else the request is read again, by `ignore_upgrade`
             super().on_message_complete()
             self.receiving = Receiving.NOTHING
+            self.head_bytes = 0
 
     def on_response_complete(self) -> None:
         self.answer_transport.end()
@@ -251,7 +221,8 @@ class DeadlineProtocol(HttpToolsProtocol):
         self.refused = True
         refusal = {"reason": reason, "detail": detail}
         if self.receiving is Receiving.BODY:
-            self.scope["extensions"][REFUSAL] = refusal  # type: ignore[typeddict-item]
+            extensions: Any = self.scope["extensions"]
+            extensions[REFUSAL] = refusal
             self.cycle.keep_alive = self.cycle.more_body = False
             self.cycle.message_event.set()
             if self.cycle.response_complete:
@@ -261,20 +232,8 @@ class DeadlineProtocol(HttpToolsProtocol):
             super().on_message_begin()
         extensions = {BACKPRESSURE: {}, REFUSAL: refusal}
         path = self.url.decode("latin-1") or "-"
-        self.scope |= {"method": "-", "path": path, "query_string": b"", "extensions": extensions}  # type: ignore[typeddict-item]
-        cycle = RequestResponseCycle(
-            scope=self.scope,
-            transport=self.answer_transport,  # type: ignore[arg-type]
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=False,
-            default_headers=[],
-            message_event=asyncio.Event(),
-            expect_100_continue=False,
-            keep_alive=False,
-            on_response=self.on_response_complete,
-        )
+        self.scope |= {"method": "-", "path": path, "query_string": b"", "extensions": extensions}
+        cycle = last_cycle(self)
         if self.cycle is None or self.cycle.response_complete:
             self._start_asgi_task(cycle, self.app)
         else:

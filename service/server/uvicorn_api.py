@@ -4,11 +4,13 @@
 above. docs/development.md says how to lift the bound.
 """
 
+import asyncio
+
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import Server
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
-__all__ = ["NAMES", "PROTOCOL_ATTRIBUTES", "HttpToolsProtocol", "Multiprocess", "RequestResponseCycle"]
+__all__ = ["NAMES", "PROTOCOL_ATTRIBUTES", "HttpToolsProtocol", "Multiprocess", "last_cycle"]
 
 NAMES: dict[type, tuple[str, ...]] = {  # class -> methods that we override, call or rely on
     HttpToolsProtocol: (
@@ -43,5 +45,21 @@ PROTOCOL_ATTRIBUTES = (  # of a connection
     "timeout_keep_alive",
     "timeout_keep_alive_task",
     "transport",
-    "url",
 )
+
+
+def last_cycle(connection: HttpToolsProtocol) -> RequestResponseCycle:
+    """A request without a body, as `connection.scope` describes it, after whose answer the connection is closed."""
+    return RequestResponseCycle(
+        scope=connection.scope,
+        transport=connection.answer_transport,  # type: ignore[attr-defined]
+        flow=connection.flow,
+        logger=connection.logger,
+        access_logger=connection.access_logger,
+        access_log=False,
+        default_headers=[],
+        message_event=asyncio.Event(),
+        expect_100_continue=False,
+        keep_alive=False,
+        on_response=connection.on_response_complete,
+    )

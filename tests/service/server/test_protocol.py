@@ -5,9 +5,8 @@ import re
 import select
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from itertools import chain, repeat
 
 import httpx
 import pytest
@@ -69,29 +68,30 @@ def refusal(answer: bytes) -> tuple[int, str]:
     return int(head.split()[1]), json.loads(content)["detail"]
 
 
-def send_slowly(connection: socket.socket, content: Iterable[int]) -> bytes:
-    """Sends a byte at a time until the server answers; returns the answer."""
-    for byte, _ in zip(content, poll(), strict=False):
+def send_slowly(connection: socket.socket, byte: bytes) -> bytes:
+    """Sends this byte again and again until the server answers; returns the answer."""
+    for _ in poll():
         if select.select([connection], [], [], 0)[0]:
-            return read_all(connection)
-        connection.send(bytes([byte]))
-    pytest.fail("the bytes ran out")
+            break
+        connection.send(byte)
+    return read_all(connection)
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("beginning", "byte", "words"),
     [
-        (chain(b"POST /predict HTTP/1.1\r\nX: ", repeat(ord("y"))), "The headers were not complete within 0.5 s."),
-        (chain(HEAD + LENGTH % 10**6, repeat(0)), "the minimum is 16,384 bytes/s over 0.5 s."),
-        (chain(HEAD + CHUNKED, repeat(ord("0"))), "the minimum is 16,384 bytes/s over 0.5 s."),
+        (b"POST /predict HTTP/1.1\r\nX: ", b"y", "The headers were not complete within 0.5 s."),
+        (HEAD + LENGTH % 10**5, b"y", "the minimum is 16,384 bytes/s over 0.5 s."),
+        (HEAD + CHUNKED, b"0", "the minimum is 16,384 bytes/s over 0.5 s."),
     ],
     ids=["headers", "body", "size of a chunk"],
 )
 def test_a_slow_client_ends_at_the_deadline(
-    connection: socket.socket, strict_client: httpx.Client, content: Iterable[int], words: str
+    connection: socket.socket, beginning: bytes, byte: bytes, words: str
 ) -> None:
     begin = time.monotonic()
-    status, sentence = refusal(send_slowly(connection, content))
+    connection.sendall(beginning)
+    status, sentence = refusal(send_slowly(connection, byte))
     assert SECONDS <= time.monotonic() - begin < 10 * SECONDS
     assert status == 408
     assert sentence.endswith(words)
@@ -261,7 +261,7 @@ def test_too_many_pipelined_requests_end_the_connection(connection: socket.socke
     request = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
     connection.sendall((1 + MAX_PIPELINED) * request)
     answers = b""
-    while answers.count(b"alive") <= MAX_PIPELINED:
+    while answers.count(b'"alive"') <= MAX_PIPELINED:
         answers += connection.recv(65_536)
     assert answers.count(b"HTTP/1.1 200") == 1 + MAX_PIPELINED
     connection.sendall(1000 * request)
@@ -274,7 +274,7 @@ def test_too_many_pipelined_requests_end_the_connection(connection: socket.socke
 def large_answers(strict_client: httpx.Client) -> bytes:
     """A request for more than the kernel takes at once."""
     [script] = re.findall(r'src="([^"]+bundle[^"]+)"', strict_client.get("/docs").text)
-    request = b"GET %s HTTP/1.1\r\nHost: x\r\n" % script.encode()
+    request = b"GET /%s HTTP/1.1\r\nHost: x\r\n" % script.encode()
     return LARGE_ANSWERS * (request + b"\r\n") + request + b"Connection: close\r\n\r\n"
 
 

@@ -1,0 +1,40 @@
+"""The transport of a connection, as uvicorn's answers see it."""
+
+import asyncio
+from collections.abc import Callable
+
+CONTINUE = b"HTTP/1.1 100 "
+
+
+class AnswerTransport:
+    """The transport as an answer sees it: the head of an answer goes out with the beginning of its body.
+
+    uvicorn sends them with one system call each: a tenth of the CPU time of a request to the tutorial's Net.
+    """
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        """`close` is called when the answer is the connection's last."""
+        self._transport = transport
+        self._close = close
+        self._head: bytes | None = None  # not sent yet; b"": sent
+
+    def write(self, data: bytes) -> None:
+        if self._head is None and not data.startswith(CONTINUE):
+            self._head = data
+            return
+        if self._head:
+            data, self._head = self._head + data, b""
+        self._transport.write(data)
+
+    def end(self) -> None:
+        """Ends an answer, which may have had no body."""
+        if self._head:
+            self._transport.write(self._head)
+        self._head = None
+
+    def close(self) -> None:
+        self.end()
+        self._close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
