@@ -99,7 +99,7 @@ class DeadlineProtocol(HttpToolsProtocol):
         except HttpParserUpgrade as upgrade:
             self.ignore_upgrade(data[upgrade.args[0] :])
         except HttpParserError:
-            self.refuse("invalid_http", "The request is not valid HTTP/1.1.")
+            self.refuse("invalid_http", "The request is not valid HTTP/1.1; send it without TLS.")
         else:
             if self.head_bytes > MAX_HEAD_BYTES:
                 self.refuse_headers()
@@ -112,7 +112,7 @@ class DeadlineProtocol(HttpToolsProtocol):
         """
         method = self.parser.get_method()
         if method == b"CONNECT":
-            self.refuse("invalid_http", "The service is not a proxy: it does not take the method CONNECT.")
+            self.refuse("invalid_http", "The service is not a proxy: it does not take CONNECT; send pictures with POST to /predict.")
             return
         lines = [b"%s %s HTTP/%s" % (method, self.url, self.parser.get_http_version().encode())]
         lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
@@ -134,7 +134,7 @@ class DeadlineProtocol(HttpToolsProtocol):
         if sum(len(name) + len(value) for name, value in self.headers) + len(self.url) > MAX_HEAD_BYTES:
             self.refuse_headers()
         elif len(self.pipeline) == MAX_PIPELINED:  # one packet holds thousands, and all other clients would wait
-            self.refuse("invalid_http", f"Over {MAX_PIPELINED} requests wait for an answer on this connection.")
+            self.refuse("invalid_http", f"Over {MAX_PIPELINED} requests wait on this connection; read the answers first.")
         if self.refused:
             raise ValueError  # stops the parser
         super().on_headers_complete()
@@ -189,7 +189,7 @@ class DeadlineProtocol(HttpToolsProtocol):
         now = self.loop.time()
         seconds = now - self.since
         if self.receiving is Receiving.HEAD and seconds >= self.request_seconds:
-            self.refuse("request_timeout", f"The headers were not complete within {self.request_seconds:g} s.")
+            self.refuse("request_timeout", f"The headers were not complete within {self.request_seconds:g} s; send them at once.")
         elif self.receiving is Receiving.BODY:
             if self.flow.read_paused or self.body_bytes >= self.min_rate * seconds:
                 self.since, self.body_bytes = now, 0
@@ -197,7 +197,7 @@ class DeadlineProtocol(HttpToolsProtocol):
                 self.refuse(
                     "request_timeout",
                     f"The body arrived at {self.body_bytes / seconds:,.0f} bytes/s over {seconds:.1f} s; "
-                    f"the minimum is {self.min_rate:,} bytes/s over {self.request_seconds:g} s.",
+                    f"the minimum is {self.min_rate:,} bytes/s over {self.request_seconds:g} s; send less.",
                 )
         if not self.transport.get_write_buffer_size():
             self.blocked_since = inf

@@ -28,6 +28,7 @@ COMMANDS = {  # {url} and {shoe} are filled in
     "-H Transfer-Encoding:chunked {url}/predict",
     "curl, upload": "curl -sS -X POST -T {shoe} {url}/predict",
     "curl, expecting 100": "curl -sS -H Expect:100-continue -F file=@{shoe} {url}/predict/",
+    "curl, Upgrade": "curl -sS --http2 -F file=@{shoe} {url}/predict",
     "curl, HTTP/1.0": "curl -sS --http1.0 -F file=@{shoe} {url}/predict",
     "wget, body": "wget -qO- --post-file={shoe} {url}/predict",
     "node, buffer": "node -e fetch('{url}/predict',{{method:'POST',body:require('fs').readFileSync('{shoe}')}})"
@@ -43,7 +44,7 @@ public class Client {
   public static void main(String[] arguments) throws Exception {
     HttpRequest request = HttpRequest.newBuilder(URI.create(arguments[0] + "/predict"))
         .POST(HttpRequest.BodyPublishers.ofFile(Path.of(arguments[1]))).build();
-    HttpClient client = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).build();
+    HttpClient client = HttpClient.newHttpClient();  // asks for HTTP/2 by Upgrade: h2c
     System.out.println(client.send(request, HttpResponse.BodyHandlers.ofString()).body());
   }
 }

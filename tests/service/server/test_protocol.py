@@ -125,7 +125,7 @@ def test_a_body_longer_than_its_content_length_is_refused(connection: socket.soc
     connection.sendall(HEAD + LENGTH % 100 + PICTURE)
     first, _, second = read_all(connection).partition(b"HTTP/1.1 400")[2].partition(b"HTTP/1.1 400")
     assert b"PNG picture" in first
-    assert b"The request is not valid HTTP/1.1." in second
+    assert b"The request is not valid HTTP/1.1; send it without TLS." in second
 
 
 def test_a_malformed_request_behind_a_good_one_does_not_take_its_answer(connection: socket.socket) -> None:
@@ -143,7 +143,7 @@ def test_too_many_pipelined_requests_end_the_connection(connection: socket.socke
     connection.sendall(1000 * request)
     answer = read_all(connection)
     assert answer.count(b"HTTP/1.1 200") <= 1 + MAX_PIPELINED
-    assert b"Over 8 requests wait for an answer on this connection." in answer
+    assert b"Over 8 requests wait on this connection; read the answers first." in answer
 
 
 def test_a_client_refused_for_overload_is_not_read_until_retry_after_is_over() -> None:
