@@ -115,7 +115,9 @@ MISSING_MODEL = "model_scratch.pt does not exist: train it with `python -m train
 NO_KEY = "Missing or wrong API key: send it as Authorization: Bearer KEY."
 INTERNAL_ERROR = "The service failed to answer; its log has the reason."
 
-TOO_SLOW = problem("The request did not arrive before its deadline", "The headers were not complete within 10 s; send them at once.")
+TOO_SLOW = problem(
+    "The request did not arrive before its deadline", "The headers were not complete within 10 s; send them at once."
+)
 TOO_LONG = problem("Too many or too long headers", "The headers have over 65,536 bytes, the limit; send fewer.")
 
 Problems = dict[int | str, dict[str, Any]]

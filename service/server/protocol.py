@@ -112,7 +112,10 @@ class DeadlineProtocol(HttpToolsProtocol):
         """
         method = self.parser.get_method()
         if method == b"CONNECT":
-            self.refuse("invalid_http", "The service is not a proxy: it does not take CONNECT; send pictures with POST to /predict.")
+            self.refuse(
+                "invalid_http",
+                "The service is not a proxy: it does not take CONNECT; send pictures with POST to /predict.",
+            )
             return
         lines = [b"%s %s HTTP/%s" % (method, self.url, self.parser.get_http_version().encode())]
         lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
@@ -134,7 +137,9 @@ class DeadlineProtocol(HttpToolsProtocol):
         if sum(len(name) + len(value) for name, value in self.headers) + len(self.url) > MAX_HEAD_BYTES:
             self.refuse_headers()
         elif len(self.pipeline) == MAX_PIPELINED:  # one packet holds thousands, and all other clients would wait
-            self.refuse("invalid_http", f"Over {MAX_PIPELINED} requests wait on this connection; read the answers first.")
+            self.refuse(
+                "invalid_http", f"Over {MAX_PIPELINED} requests wait on this connection; read the answers first."
+            )
         if self.refused:
             raise ValueError  # stops the parser
         super().on_headers_complete()
@@ -189,7 +194,10 @@ class DeadlineProtocol(HttpToolsProtocol):
         now = self.loop.time()
         seconds = now - self.since
         if self.receiving is Receiving.HEAD and seconds >= self.request_seconds:
-            self.refuse("request_timeout", f"The headers were not complete within {self.request_seconds:g} s; send them at once.")
+            self.refuse(
+                "request_timeout",
+                f"The headers were not complete within {self.request_seconds:g} s; send them at once.",
+            )
         elif self.receiving is Receiving.BODY:
             if self.flow.read_paused or self.body_bytes >= self.min_rate * seconds:
                 self.since, self.body_bytes = now, 0
