@@ -51,6 +51,7 @@ GIF = Cost(18e-9, 3)
 BMP = Cost(30e-9, 24)
 BMP_RLE = Cost(250e-9, 24)  # decoded in Python
 JPEG_BLOCK_SECONDS = 60e-9  # for each block (8×8 coefficients) of each scan: a refinement scan of 1 KB took 57 ns
+JPEG_DRAFT_PIXELS, JPEG_PIXEL_SECONDS = 2**22, 4e-9  # a larger JPEG is decoded at reduced size
 
 
 def jpeg_blocks(file_bytes: int) -> int:

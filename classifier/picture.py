@@ -150,7 +150,8 @@ def open_jpeg(content: bytes, limit: int) -> ImageFile:
             f"The JPEG picture has several scans and needs {jpeg.coefficient_bytes:,} bytes of memory, over the limit "
             f"of {memory:,}{for_file(len(content), 'JPEG')}; send it smaller or not progressive."
         )
-    picture.info[SECONDS] = jpeg.work * limits.JPEG_BLOCK_SECONDS
+    pixels = min(picture.width * picture.height, limits.JPEG_DRAFT_PIXELS)
+    picture.info[SECONDS] = jpeg.work * limits.JPEG_BLOCK_SECONDS + pixels * limits.JPEG_PIXEL_SECONDS
     picture.info.pop("exif", None)
     if jpeg.exif:
         picture.info["exif"] = jpeg.exif
@@ -207,6 +208,11 @@ def open_bmp(content: bytes, limit: int) -> ImageFile:
 OPENERS = {
     "PNG": open_png, "JPEG": open_jpeg, "WEBP": open_webp, "AVIF": open_avif, "GIF": open_gif, "BMP": open_bmp,
 }  # fmt: skip
+
+
+def decode_seconds(picture: ImageFile) -> float:
+    """An estimate of the most that decoding and preprocessing a picture from `open_picture` take of a core."""
+    return float(picture.info[SECONDS])
 
 
 def check_size(

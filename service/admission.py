@@ -3,7 +3,12 @@
 Pictures beyond either limit are refused with 503, so that admitted ones are answered in time.
 """
 
+import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from heapq import heappop, heappush
+from itertools import count
 
 from service.metrics import Metrics
 
@@ -22,15 +27,15 @@ class Deadline:
     """The time, from now on, within which work on a picture must begin."""
 
     def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+        self.seconds = seconds
         self._begin = time.monotonic()
 
     def check(self) -> None:
         """Raises DeadlineExceeded if the time is over."""
         waited = time.monotonic() - self._begin
-        if waited > self._seconds:
+        if waited > self.seconds:
             raise DeadlineExceeded(
-                f"The picture waited {waited:.1f} s, over the limit of {self._seconds:g} s; try again later."
+                f"The picture waited {waited:.1f} s, over the limit of {self.seconds:g} s; try again later."
             )
 
 
@@ -65,3 +70,52 @@ class Admission:
         """Frees this number of places."""
         self.in_flight -= pictures
         self._metrics.set_in_flight(self.in_flight)
+
+
+class DecodeQueue:
+    """Admission control of large pictures by the time that decoding takes: one at a time, the cheapest first.
+
+    So large pictures do not stand before smaller ones, and those that nobody could decode in time are refused.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []  # a heap: seconds, number, its turn
+        self._numbers = count()
+        self._running: float | None = None  # seconds of the picture whose turn it is
+
+    @asynccontextmanager
+    async def turn(self, seconds: float, limit: float) -> AsyncIterator[None]:
+        """The time in which a picture that takes `seconds` is decoded.
+
+        Raises Overloaded if it and those before it take more than `limit` seconds and it is not alone.
+        """
+        if self._running is not None:
+            ahead = self._running + sum(other for other, _, turn in self._waiting if other <= seconds and not turn.done())
+            if ahead + seconds > limit:
+                raise Overloaded(
+                    f"Large pictures that take {ahead:.1f} s to decode are waiting, and this one takes {seconds:.1f} s: "
+                    f"over the limit of {limit:g} s; try again later."
+                )
+            turn = asyncio.get_running_loop().create_future()
+            heappush(self._waiting, (seconds, next(self._numbers), turn))
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._next()
+                raise
+        self._running = seconds
+        try:
+            yield
+        finally:
+            self._next()
+
+    def _next(self) -> None:
+        """Gives the turn to the cheapest picture that waits."""
+        self._running = None
+        while self._waiting:
+            seconds, _, turn = heappop(self._waiting)
+            if not turn.done():
+                self._running = seconds
+                turn.set_result(None)
+                return

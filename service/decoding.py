@@ -1,4 +1,7 @@
-"""Decodes pictures: small ones in the event loop, which takes less time than a thread switch, others in threads."""
+"""Decodes pictures: small ones in the event loop, others in threads, and large ones in a process of their own.
+
+A small picture takes less time than a thread switch. A large one must not keep others waiting.
+"""
 
 import asyncio
 import time
@@ -6,14 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 from PIL.ImageFile import ImageFile
 
-from classifier.networks import Pixels
-from classifier.picture import open_picture
+from classifier.picture import decode_seconds, open_picture
+from classifier.pixels import Pixels
 from classifier.preprocessing import preprocess
-from service.admission import Deadline
+from service.admission import Deadline, DecodeQueue
+from service.decode_process import DecodeProcess
 from service.metrics import Metrics
 
-SMALL_BYTES, SMALL_PIXELS = 8 * 2**10, 64 * 2**10  # a picture within both decodes in under 1 ms
-THREADS = 2  # a progressive JPEG of 50 megapixels needs 290 MB in each
+SMALL_BYTES, SMALL_SECONDS = 8 * 2**10, 0.6e-3  # a batch of 64 such pictures takes under 60 ms of the event loop
+LARGE_SECONDS = 15e-3  # 20 smaller ones a second take less than a third of a core
+THREADS = 2
 
 
 class Decoder:
@@ -23,21 +28,40 @@ class Decoder:
         self._limits = max_pixels, max_jpeg_pixels
         self._metrics = metrics
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="decode")
+        self._queue = DecodeQueue()
+        self._process = DecodeProcess(*self._limits)
+        self._process_thread = ThreadPoolExecutor(1, thread_name_prefix="decode-large")
 
     async def decode(self, content: bytes, deadline: Deadline) -> Pixels:
-        """uint8 [28,28] of an encoded picture. Raises PictureError, DeadlineExceeded."""
+        """uint8 [28,28] of an encoded picture. Raises PictureError, DeadlineExceeded, Overloaded."""
         if len(content) <= SMALL_BYTES:
             picture = open_picture(content, *self._limits)
-            if picture.width * picture.height <= SMALL_PIXELS:
+            if decode_seconds(picture) <= SMALL_SECONDS and not is_large(picture):
                 return self._decode(picture)
-        return await asyncio.get_running_loop().run_in_executor(
-            self._threads, self._decode_in_thread, content, deadline, time.monotonic()
-        )
+            del picture  # a picture that waits is not kept open
+        loop, submitted = asyncio.get_running_loop(), time.monotonic()
+        result = await loop.run_in_executor(self._threads, self._decode_unless_large, content, deadline, submitted)
+        if not isinstance(result, float):
+            return result
+        async with self._queue.turn(result, deadline.seconds):
+            self._begin(deadline, submitted)
+            begin = time.monotonic()
+            pixels = await loop.run_in_executor(self._process_thread, self._process.decode, content)
+            self._metrics.count_decoded(time.monotonic() - begin)
+            return pixels
 
-    def _decode_in_thread(self, content: bytes, deadline: Deadline, submitted: float) -> Pixels:
+    def _decode_unless_large(self, content: bytes, deadline: Deadline, submitted: float) -> Pixels | float:
+        """The pixels, or of a large picture the seconds that decoding it may take."""
+        deadline.check()
+        picture = open_picture(content, *self._limits)
+        if is_large(picture):
+            return decode_seconds(picture)
+        self._begin(deadline, submitted)
+        return self._decode(picture)
+
+    def _begin(self, deadline: Deadline, submitted: float) -> None:
         self._metrics.decode_queue_seconds.observe(time.monotonic() - submitted)
         deadline.check()
-        return self._decode(open_picture(content, *self._limits))
 
     def _decode(self, picture: ImageFile) -> Pixels:
         begin = time.monotonic()
@@ -46,5 +70,12 @@ class Decoder:
         return pixels
 
     def close(self) -> None:
-        """Waits for the threads to end."""
+        """Waits for the threads and the process to end."""
         self._threads.shutdown()
+        self._process_thread.shutdown()
+        self._process.close()
+
+
+def is_large(picture: ImageFile) -> bool:
+    """Whether a picture is decoded in the process: also every AVIF, since Pillow holds the global lock for it."""
+    return decode_seconds(picture) > LARGE_SECONDS or picture.format == "AVIF"

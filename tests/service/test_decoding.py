@@ -1,13 +1,15 @@
 import asyncio
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from classifier.networks import Pixels
-from classifier.picture import BrokenPicture, PictureTooLarge, UnsupportedPicture
+from classifier.picture import MAX_JPEG_PIXELS, MAX_PIXELS, BrokenPicture, PictureTooLarge, UnsupportedPicture
 from classifier.preprocessing import read_pixels
 from service.admission import Deadline, DeadlineExceeded
+from service.decode_process import DecodeProcess
 from service.decoding import SMALL_BYTES, Decoder
 from service.metrics import Metrics
 from tests.service.conftest import encoded
@@ -62,3 +64,51 @@ def test_a_picture_that_cannot_be_decoded_is_refused(content: bytes, error: type
 def test_a_large_picture_over_its_deadline_is_not_decoded() -> None:
     with pytest.raises(DeadlineExceeded):
         decode(MANY_BYTES, seconds=1e-9)
+
+
+HUGE = encoded(Image.effect_noise((1_500, 1_500), 50.0))
+AVIF = encoded(Image.linear_gradient("L"), "AVIF")
+
+
+@pytest.mark.parametrize("content", [HUGE, AVIF], ids=["many pixels", "avif"])
+def test_a_large_picture_is_decoded_alike_in_a_process(content: bytes) -> None:
+    metrics = Metrics()
+    assert np.array_equal(decode(content, metrics=metrics), read_pixels(content))
+    assert metrics.registry.get_sample_value("fashion_mnist_decode_seconds_count") == 1
+
+
+@pytest.mark.parametrize("content", [HUGE[:-100_000], AVIF[:-50]])
+def test_a_large_picture_that_is_broken_is_refused_by_the_process(content: bytes) -> None:
+    with pytest.raises(BrokenPicture, match=r"picture is damaged or incomplete\.$"):
+        decode(content)
+
+
+def test_a_decoder_that_crashes_is_started_again() -> None:
+    process = DecodeProcess(10**7, 10**7)
+    try:
+        assert process.decode(AVIF).shape == (28, 28)
+        assert process._process
+        process._process.kill()
+        with pytest.raises(BrokenPicture, match="its decoder failed"):
+            process.decode(AVIF)
+        assert process.decode(AVIF).shape == (28, 28)
+    finally:
+        process.close()
+
+
+def test_a_large_picture_does_not_stop_the_event_loop() -> None:
+    async def run() -> float:
+        decoder = Decoder(MAX_PIXELS, MAX_JPEG_PIXELS, Metrics())
+        large = encoded(Image.effect_noise((1_800, 1_800), 50.0).convert("RGB"), "AVIF")
+        longest, last = 0.0, time.monotonic()
+        try:
+            task = asyncio.create_task(decoder.decode(large, Deadline(60)))
+            while not task.done():
+                await asyncio.sleep(0.001)
+                longest, last = max(longest, time.monotonic() - last), time.monotonic()
+            await task
+        finally:
+            decoder.close()
+        return longest
+
+    assert asyncio.run(run()) < 0.1  # in a thread: 0.3 s

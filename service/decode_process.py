@@ -1,0 +1,111 @@
+"""A process that decodes large pictures, one after the other: bytes on standard input -> pixels on standard output.
+
+Pillow holds Python's global lock while libavif decodes, which would stop the event loop. The process has a lower
+priority, and limits of memory and time; a decoder that crashes ends it and not the service.
+"""
+
+import os
+import select
+import signal
+import struct
+import subprocess
+import sys
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from classifier import picture
+from classifier.picture import BrokenPicture, PictureError, PictureTooLarge
+from classifier.pixels import SIDE, Pixels
+from classifier.preprocessing import read_pixels
+
+REQUEST = struct.Struct(">3Q")  # bytes of the picture, and its limits of pixels
+ANSWER = struct.Struct(">BQ")  # an index in KINDS, and the bytes that follow
+KINDS: tuple[type[PictureError] | None, ...] = (None, BrokenPicture, PictureTooLarge, picture.UnsupportedPicture)
+MAX_SECONDS = 10.0  # for one picture, which takes up to 1 s of a core; the process may get little of one
+MEMORY_BYTES = 500 * 2**20  # over that of an idle process; a picture takes up to 300 MB
+NICENESS = 10  # the event loop and smaller pictures come first
+PROGRAM = "import sys; sys.path[:] = {path!r}; from service.decode_process import main; main()"
+
+
+class DecodeProcess:
+    """Starts the process when it is first needed, and again after it ended. Not for several threads at once."""
+
+    def __init__(self, max_pixels: int, max_jpeg_pixels: int) -> None:
+        self._limits = max_pixels, max_jpeg_pixels
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def decode(self, content: bytes) -> Pixels:
+        """uint8 [28,28] of an encoded picture. Raises PictureError."""
+        process = self._process = self._process or self._start()
+        assert process.stdin
+        assert process.stdout
+        try:
+            process.stdin.write(REQUEST.pack(len(content), *self._limits))
+            process.stdin.write(content)
+            process.stdin.flush()
+            if not select.select([process.stdout], [], [], MAX_SECONDS)[0]:
+                self.close(kill=True)
+                raise PictureTooLarge(f"Decoding the picture took over {MAX_SECONDS:g} s, the limit; send it smaller.")
+            kind, size = ANSWER.unpack(process.stdout.read(ANSWER.size))
+            answer = process.stdout.read(size)
+        except (OSError, struct.error) as error:  # it ended
+            self.close(kill=True)
+            raise BrokenPicture("The picture is damaged: its decoder failed.") from error
+        if error_type := KINDS[kind]:
+            raise error_type(answer.decode())
+        return np.frombuffer(bytearray(answer), np.uint8).reshape(SIDE, SIDE)
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
+            [sys.executable, "-c", PROGRAM.format(path=sys.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        )
+
+    def close(self, kill: bool = False) -> None:
+        """Ends the process, which may run no more afterwards."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if kill:
+            process.kill()
+        with suppress(OSError):
+            process.communicate()
+
+
+def main() -> None:
+    """Answers requests until standard input ends, as it does when the service ends in any way."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the service
+    warnings.simplefilter("ignore")
+    restrict()
+    requests, answers = sys.stdin.buffer, sys.stdout.buffer
+    while len(head := requests.read(REQUEST.size)) == REQUEST.size:
+        answer(requests, answers, *REQUEST.unpack(head))
+
+
+def answer(requests: IO[bytes], answers: IO[bytes], size: int, max_pixels: int, max_jpeg_pixels: int) -> None:
+    content = requests.read(size)
+    kind, result = 0, b""
+    try:
+        result = read_pixels(content, max_pixels, max_jpeg_pixels).tobytes()
+    except PictureError as error:
+        kind, result = KINDS.index(type(error)), str(error).encode()
+    answers.write(ANSWER.pack(kind, len(result)) + result)
+    answers.flush()
+
+
+def restrict() -> None:
+    """Lowers the priority of this process, and limits its memory, where the system can."""
+    if hasattr(os, "nice"):
+        os.nice(NICENESS)
+    with suppress(ImportError, OSError, ValueError):
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + MEMORY_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
