@@ -90,10 +90,12 @@ class DecodeQueue:
         Raises Overloaded if it and those before it take more than `limit` seconds and it is not alone.
         """
         if self._running is not None:
-            ahead = self._running + sum(other for other, _, turn in self._waiting if other <= seconds and not turn.done())
+            ahead = self._running + sum(
+                other for other, _, turn in self._waiting if other <= seconds and not turn.done()
+            )
             if ahead + seconds > limit:
                 raise Overloaded(
-                    f"Large pictures that take {ahead:.1f} s to decode are waiting, and this one takes {seconds:.1f} s: "
+                    f"Too many large pictures are in flight: decoding them takes {ahead + seconds:.1f} s, "
                     f"over the limit of {limit:g} s; try again later."
                 )
             turn = asyncio.get_running_loop().create_future()
