@@ -3,10 +3,14 @@
 Names of fields and values are those of Microsoft's BITMAPV4HEADER. Run-length encoded files are left to Pillow.
 """
 
+import io
 import struct
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
 
 FILE_HEADER_BYTES = 14
 OLD_HEADER_BYTES = 12  # BITMAPCOREHEADER, with sizes of 16 bits
@@ -42,14 +46,12 @@ def check_bmp(content: bytes) -> tuple[int, int, int, int]:
 
 
 def without_masks(content: bytes) -> bytes:
-    """The BMP of `check_bmp` with 8 bits for each of blue, green, red and alpha, if its colours have bit masks.
+    """A BMP with bit masks as one with 8 bits for each of blue, green, red and alpha.
 
     An alpha channel that is 0 everywhere is left out: such pictures, from the clipboard for example, are opaque.
     Raises struct.error, ValueError.
     """
     width, height, bits, compression = check_bmp(content)
-    if compression not in (BITFIELDS, ALPHABITFIELDS):
-        return content
     header, (start,) = *struct.unpack_from("<I", content, FILE_HEADER_BYTES), struct.unpack_from("<I", content, 10)
     masks = list(struct.unpack_from("<4I", content.ljust(70, b"\0"), FILE_HEADER_BYTES + INFO_HEADER_BYTES))
     if header < 56 and compression == BITFIELDS:  # such a header has three masks, and pixels may follow
@@ -68,6 +70,23 @@ def without_masks(content: bytes) -> bytes:
     info = (info + struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)).ljust(108, b"\0")
     pixels = np.stack((blue, green, red, alpha), axis=-1)
     return b"BM" + struct.pack("<IHHI", 0, 0, 0, FILE_HEADER_BYTES + len(info)) + info + pixels.tobytes()
+
+
+class MaskedBmpImageFile(BmpImageFile):
+    """A BMP with bit masks, which are applied when its pixels are needed."""
+
+    def _open(self) -> None:
+        assert isinstance(self.fp, io.BytesIO)
+        width, height, _, _ = check_bmp(self.fp.getvalue())
+        self._size, self._mode = (width, abs(height)), "RGBA"
+
+    def load(self) -> Any:
+        if self._im is None:
+            assert isinstance(self.fp, io.BytesIO)
+            plain = BmpImageFile(io.BytesIO(without_masks(self.fp.getvalue())))
+            plain.load()
+            self.im, self._mode = plain.im, plain.mode
+        return Image.Image.load(self)
 
 
 def channel(values: NDArray[np.uint32], mask: int) -> NDArray[np.uint8]:

@@ -6,21 +6,19 @@ against decompression bombs.
 
 import io
 import struct
-from functools import reduce
-from typing import Any
 
-from PIL import AvifImagePlugin, Image, ImageChops
+from PIL import AvifImagePlugin, Image
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
 from classifier import limits
 from classifier.avif import is_avif, trim_avif
-from classifier.bmp import RLE4, RLE8, UnreadableBmp, check_bmp, without_masks
+from classifier.bmp import ALPHABITFIELDS, BITFIELDS, RLE4, RLE8, MaskedBmpImageFile, UnreadableBmp, check_bmp
+from classifier.decoders import DeepPngImageFile, LazyWebPImageFile, webp_size
 from classifier.file_types import ACCEPTED as ACCEPTED
 from classifier.file_types import refusal
 from classifier.jpeg import UnendedJpegImageFile, UnreadableJpeg, trim_jpeg
@@ -32,7 +30,7 @@ MAX_JPEG_PIXELS = 52_000_000  # higher, since a JPEG can be decoded at 1/2, 1/4 
 MAX_JPEG_SCANS = 24  # encoders write about ten; each scan is another pass over all pixels
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of the colour types of a PNG
 SECONDS = "decode_seconds"  # in a picture's `info`: an estimate of the most that decoding and preprocessing take
-MAX_RLE_PIXELS = 1_000_000  # of a BMP with run-length encoding, which Pillow decodes in Python
+MAX_RLE_PIXELS = 800_000  # of a BMP with run-length encoding, which Pillow decodes in Python
 FRAME = "frame"  # in a GIF's `info`: the box of the first frame, if it is smaller than the picture
 
 SIGNATURES = (
@@ -114,26 +112,6 @@ def open_png(content: bytes, limit: int) -> ImageFile:
     return picture
 
 
-class DeepPngImageFile(PngImageFile):
-    """A PNG with 16 bits for each of red, green and blue, and a transparent colour, which is compared at full depth."""
-
-    def load(self) -> Any:
-        """Decodes the pixels: the upper bytes as Pillow does, with an alpha channel."""
-        if not self.tile:
-            return super().load()
-        assert isinstance(self.fp, io.BytesIO)
-        lower = PngImageFile(io.BytesIO(self.fp.getvalue()))
-        lower.tile = [tile._replace(args="RGB;16L") for tile in lower.tile]  # big-endian: the other byte of each
-        super().load()
-        colour = self.info.pop("transparency")
-        bands = (*self.split(), *lower.split())
-        levels = (*(level >> 8 for level in colour), *(level & 255 for level in colour))
-        tables = [[255 * (value == level) for value in range(256)] for level in levels]
-        equal = [band.point(table) for band, table in zip(bands, tables, strict=True)]
-        self.putalpha(ImageChops.invert(reduce(ImageChops.darker, equal)))
-        return super().load()
-
-
 def open_jpeg(content: bytes, limit: int) -> ImageFile:
     jpeg = trim_jpeg(content)
     if jpeg.scans > MAX_JPEG_SCANS:
@@ -159,9 +137,9 @@ def open_jpeg(content: bytes, limit: int) -> ImageFile:
 
 
 def open_webp(content: bytes, limit: int) -> ImageFile:
-    size = webp_size(content)  # libwebp allocates the whole canvas when it opens the file
+    size = webp_size(content)
     check_size(size, limit, "WebP", limits.WEBP, len(content))
-    picture = WebPImageFile(io.BytesIO(content))
+    picture = LazyWebPImageFile(io.BytesIO(content))
     picture.info[SECONDS] = size[0] * size[1] * limits.WEBP.seconds
     return picture
 
@@ -195,9 +173,10 @@ def open_gif(content: bytes, limit: int) -> ImageFile:
 def open_bmp(content: bytes, limit: int) -> ImageFile:
     width, height, _, compression = check_bmp(content)
     run_length = compression in (RLE8, RLE4)
-    cost = limits.BMP_RLE if run_length else limits.BMP
+    masked = compression in (BITFIELDS, ALPHABITFIELDS)
+    cost = limits.BMP_RLE if run_length else limits.BMP_MASKED if masked else limits.BMP
     check_size((width, abs(height)), min(limit, MAX_RLE_PIXELS) if run_length else limit, "BMP", cost, len(content))
-    picture = BmpImageFile(io.BytesIO(without_masks(content)))
+    picture = (MaskedBmpImageFile if masked else BmpImageFile)(io.BytesIO(content))
     picture.info[SECONDS] = picture.width * picture.height * cost.seconds
     if run_length:  # two bytes for each pixel and each row end are enough; more would only keep Pillow's decoder busy
         assert picture.fp is not None
@@ -236,13 +215,3 @@ def for_file(file_bytes: int, format: str) -> str:
 
 def a(format: str) -> str:
     return f"an {format}" if format == "AVIF" else f"a {format}"
-
-
-def webp_size(content: bytes) -> tuple[int, int]:
-    """Width and height from the first chunk of a WebP file (RFC 9649, sections 2.5 to 2.7)."""
-    kind, bits = content[12:16], int.from_bytes(content[20:30].ljust(10, b"\0"), "little")
-    if kind == b"VP8X":  # 32 bits of flags, then both sizes less one in 24 bits each
-        return (bits >> 32 & 0xFFFFFF) + 1, (bits >> 56 & 0xFFFFFF) + 1
-    if kind == b"VP8L":  # a signature byte, then both sizes less one in 14 bits each
-        return (bits >> 8 & 0x3FFF) + 1, (bits >> 22 & 0x3FFF) + 1
-    return bits >> 48 & 0x3FFF, bits >> 64 & 0x3FFF  # VP8: a frame tag and a start code, then 14 bits each

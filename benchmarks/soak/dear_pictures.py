@@ -35,7 +35,7 @@ Score = tuple[float, float, float, bytes]  # cost over the limit, seconds, bytes
 
 def draw(generator: random.Random, format: str) -> Image.Image:
     """A picture of random size, content and mode."""
-    pixels = generator.choice((1, 2, 4, 5, 6, 8, 8, 10, 16)) * 1_000_000
+    pixels = generator.choice((1, 2, 4, 5, 6, 8, 8)) * 1_000_000
     aspect = generator.choice((1, 1, 1, 4, 0.25, 60, 1 / 60))
     width = min(16_383, max(1, round((pixels * aspect) ** 0.5)))
     size = (width, max(1, min(16_383, pixels // width)))
@@ -60,7 +60,7 @@ def encode(generator: random.Random, format: str) -> bytes:
     """A random file. Raises ValueError, OSError if the encoder does not take the options."""
     picture = draw(generator, format)
     choose = generator.choice
-    options: dict[str, Any] = {
+    table: dict[str, dict[str, Any]] = {
         "PNG": {"compress_level": choose((1, 9)), "transparency": choose((None, 0))},
         "JPEG": {
             "progressive": choose((False, True)),
@@ -71,9 +71,9 @@ def encode(generator: random.Random, format: str) -> bytes:
         "AVIF": {"speed": choose((8, 10)), "quality": choose((1, 50, 90)), "subsampling": choose(("4:2:0", "4:4:4"))},
         "GIF": {"transparency": choose((None, 0)), "interlace": choose((0, 1))},
         "BMP": {},
-    }[format]
+    }
     buffer = io.BytesIO()
-    picture.save(buffer, format, **{name: value for name, value in options.items() if value is not None})
+    picture.save(buffer, format, **{name: value for name, value in table[format].items() if value is not None})
     return buffer.getvalue()
 
 
@@ -145,7 +145,7 @@ def search(format: str, minutes: float) -> list[Score]:
     tried, end = 0, time.monotonic() + 60 * minutes
     while time.monotonic() < end:
         try:
-            if len(dearest) < KEPT or generator.random() < 0.4:
+            if len(dearest) < KEPT or generator.random() < 0.2:
                 content = encode(generator, format)
             else:
                 content = mutate(generator, generator.choice(dearest)[3], format)
@@ -166,13 +166,14 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10, help="for each format; default: 10")
     parser.add_argument("--save", type=Path, metavar="DIR", help="writes the dearest file of each format there")
     options = parser.parse_args()
-    worst = {}
+    worst: dict[str, object] = {}
+    checks = {}
     for format in options.formats:
         found = search(format, options.minutes)
         worst[format] = {"cost": found[0][0], "seconds": found[0][1], "bytes": found[0][2]}
+        checks[f"no {format} is over its limit"] = found[0][0] <= TOLERANCE
         if options.save:
             (options.save / format.lower()).write_bytes(found[0][3])
-    checks = {f"no {format} is over its limit": each["cost"] <= TOLERANCE for format, each in worst.items()}
     return print_verdict("dear_pictures", worst, checks)
 
 

@@ -50,9 +50,10 @@ def test_a_flat_jpeg_without_some_of_its_pixels_is_broken() -> None:
 def small_scans(side: int, scans: int, components: int = 4) -> bytes:
     """A progressive JPEG whose scans hold nothing; libjpeg goes through all blocks for each."""
     table = segment(0xDB, b"\0" + b"\1" * 64)
+    table += b"".join(segment(0xC4, bytes((kind, 1, *bytes(15), symbol))) for kind, symbol in ((0, 0), (0x10, 0xE0)))
     ids = b"".join(bytes((number, 0x11, 0)) for number in range(components))
     frame = segment(0xC2, struct.pack(">BHHB", 8, side, side, components) + ids)
-    first = b"".join(segment(0xDA, bytes((1, number, 0, 0, 0, 0))) for number in range(components))
+    first = b"".join(segment(0xDA, bytes((1, number, 0, 0, 0, 1))) for number in range(components))
     more = b"".join(segment(0xDA, bytes((1, number % components, 0, 1, 63, 0))) for number in range(scans - components))
     return b"\xff\xd8" + table + frame + first + more + b"\xff\xd9"
 
