@@ -20,7 +20,8 @@ from tests.service.conftest import SHOE, encoded, serving
 from tests.service.test_any_server import lifespan
 
 PICTURE = SHOE.read_bytes()
-LARGE = encoded(Image.effect_noise((1500, 1500), 50))
+LARGE = encoded(Image.effect_noise((1500, 1500), 50))  # decoded in a process
+MIDDLE = encoded(Image.effect_noise((700, 700), 50))  # decoded in a thread
 DOCUMENT = SHOE.parent / "docs/http-api.md"
 ROW = re.compile(r"^\| (.+?) \| (\d{3}) \|", re.MULTILINE)  # sentence and status; `…` stands for any text
 HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\n"
@@ -127,7 +128,8 @@ def refused_for_the_state(settings: Settings, folder: Path) -> Iterator[Answer]:
     save(overflowing(), folder / "overflowing.pt")
     noise = encoded(Image.effect_noise((28, 28), 100))
     yield from asyncio.run(with_app(app(max_waiting=1), *[LARGE] * 4))
-    yield from asyncio.run(with_app(app(max_wait_seconds=0.001), *[LARGE] * 8))
+    yield from asyncio.run(with_app(app(max_wait_seconds=0.001), *[MIDDLE] * 8))
+    yield from asyncio.run(with_app(app(max_wait_seconds=0.01), *[LARGE] * 8))
     yield from asyncio.run(with_app(app(model=folder / "gone.pt"), PICTURE))
     yield from asyncio.run(with_app(app(model=folder / "overflowing.pt"), noise))
     yield from asyncio.run(with_app(partial(draining, app=app())))

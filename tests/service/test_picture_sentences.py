@@ -1,6 +1,8 @@
 """The sentences about pictures in docs/http-api.md, each provoked by a file that is sent to the app."""
 
 import base64
+import os
+import signal
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -78,8 +80,19 @@ def client(tiny_checkpoint: Path) -> Iterator[httpx.Client]:
         yield client
 
 
+def killed_decoder(client: httpx.Client) -> httpx.Response:
+    """The answer to a large picture whose decoding process was killed."""
+    large = encode(Image.new("P", (4_000, 4_000)), "GIF")
+    assert client.post("/predict", content=large).status_code == 200
+    children = (int(pid) for file in Path("/proc/self/task").glob("*/children") for pid in file.read_text().split())
+    [decoder] = [pid for pid in children if b"decode_process" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(decoder, signal.SIGKILL)
+    return client.post("/predict", content=large)
+
+
 def test_every_sentence_about_a_picture_is_documented_and_can_be_provoked(client: httpx.Client) -> None:
     answers = {name: of(client.post("/predict", files={"file": make()})) for name, make in REFUSED.items()}
+    answers["killed"] = of(killed_decoder(client))
     documented = rows(HEADING)
     assert not {name: answer for name, answer in answers.items() if not any(matches(answer, row) for row in documented)}
     assert not [row for row in documented if not any(matches(answer, row) for answer in answers.values())]
