@@ -17,6 +17,7 @@ OLD_HEADER_BYTES = 12  # BITMAPCOREHEADER, with sizes of 16 bits
 INFO_HEADER_BYTES = 40  # up to here all later headers are alike
 RGB, RLE8, RLE4, BITFIELDS, JPEG, PNG, ALPHABITFIELDS = range(7)  # biCompression
 READ_BITS = {RGB: {1, 4, 8, 16, 24, 32}, RLE8: {8}, RLE4: {4}, BITFIELDS: {16, 24, 32}, ALPHABITFIELDS: {16, 24, 32}}
+MAX_PALETTE = 256  # colours
 READ_HEADERS = {OLD_HEADER_BYTES, INFO_HEADER_BYTES, 52, 56, 64, 108, 124}
 
 
@@ -37,6 +38,9 @@ def check_bmp(content: bytes) -> tuple[int, int, int, int]:
         width, height, _, bits, compression = struct.unpack_from("<iiHHI", content, FILE_HEADER_BYTES + 4)
     else:
         raise UnreadableBmp(f"The BMP picture has a header of {header:,} bytes, which is not read; send it as PNG.")
+    colours = struct.unpack_from("<I", content, FILE_HEADER_BYTES + 32)[0] if header >= INFO_HEADER_BYTES else 0
+    if bits <= 8 and colours > MAX_PALETTE:
+        raise UnreadableBmp(f"The BMP picture has a palette of {colours:,} colours; only {MAX_PALETTE} are read.")
     if bits not in READ_BITS.get(compression, ()):
         raise UnreadableBmp(
             f"The BMP picture has {bits} bits for each pixel and compression {compression}, which is not read; "

@@ -5,11 +5,12 @@ priority, and limits of memory and time; a decoder that crashes ends it and not 
 """
 
 import os
-import select
 import signal
 import struct
 import subprocess
 import sys
+import threading
+import time
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -43,18 +44,23 @@ class DecodeProcess:
         process = self._process = self._process or self._start()
         assert process.stdin
         assert process.stdout
+        killer = threading.Timer(MAX_SECONDS, process.kill)
+        killer.start()
+        begin = time.monotonic()
         try:
             process.stdin.write(REQUEST.pack(len(content), *self._limits))
             process.stdin.write(content)
             process.stdin.flush()
-            if not select.select([process.stdout], [], [], MAX_SECONDS)[0]:
-                self.close(kill=True)
-                raise PictureTooLarge(f"Decoding the picture took over {MAX_SECONDS:g} s, the limit; send it smaller.")
             kind, size = ANSWER.unpack(process.stdout.read(ANSWER.size))
             answer = process.stdout.read(size)
         except (OSError, struct.error) as error:  # it ended
             self.close(kill=True)
+            if time.monotonic() - begin >= MAX_SECONDS:
+                sentence = f"Decoding the picture took over {MAX_SECONDS:g} s, the limit; send it smaller."
+                raise PictureTooLarge(sentence) from error
             raise BrokenPicture("The picture is damaged: its decoder failed.") from error
+        finally:
+            killer.cancel()
         if error_type := KINDS[kind]:
             raise error_type(answer.decode())
         return np.frombuffer(bytearray(answer), np.uint8).reshape(SIDE, SIDE)

@@ -92,6 +92,7 @@ def test_a_genuine_image_with_masks_passes_byte_for_byte() -> None:
         (28, struct.pack("<H", 2), "has 2 bits for each pixel"),
         (30, struct.pack("<I", 4), "compression 4"),
         (14, struct.pack("<I", 16), "a header of 16 bytes"),
+        (28, struct.pack("<HI4x4x4xI", 8, 0, 300), "a palette of 300 colours"),
     ],
 )
 def test_a_bmp_of_another_kind_is_refused_in_a_true_sentence(at: int, value: bytes, sentence: str) -> None:
