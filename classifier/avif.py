@@ -10,10 +10,11 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from classifier.av1 import frame_pixels
-from classifier.boxes import MAX_BOXES, boxes, number
+from classifier.boxes import boxes, number
 
 BRANDS = (b"avif", b"avis")
 CONTAINERS = {b"meta": 4, b"iprp": 0, b"moov": 0, b"trak": 0, b"mdia": 0, b"minf": 0, b"stbl": 0}  # bytes before boxes
+MAX_PARTS = 20_000  # boxes, extents, references and so on; a picture of 400 tiles has about 3,000
 METADATA = (b"Exif", b"mime")  # types of items: EXIF, XMP
 IN_FILE, IN_IDAT = 0, 1  # where an item stands
 
@@ -44,6 +45,7 @@ class Avif:
         self.deep = False
         self.dangling: list[tuple[int, int]] = []  # where references to no item stand, and in how many bytes
         self.idat = 0
+        self._parts = self._item_bytes = 0
         self.samples: list[int] = []  # where the first frame of each track stands
         self.sample_bytes: list[int] = []  # its length
         self._readers: dict[bytes, Callable[[int, int], None]] = {
@@ -55,6 +57,7 @@ class Avif:
 
     def _read(self, at: int, end: int) -> None:
         for kind, start, stop in boxes(self.content, at, end):
+            self._count()
             if kind in (b"meta", b"iprp") and not self.associations:
                 self.enclosing.append(start - 8)
             if kind == b"idat":
@@ -63,6 +66,11 @@ class Avif:
                 self._read(start + CONTAINERS[kind], stop)
             elif kind in self._readers:
                 self._readers[kind](start, stop)
+
+    def _count(self, parts: int = 1) -> None:
+        self._parts += parts
+        if self._parts > MAX_PARTS:
+            raise ValueError("too many parts")
 
     def _number(self, at: int, size: int) -> int:
         return number(self.content, at, size)
@@ -80,6 +88,7 @@ class Avif:
         size = 4 if self.content[at] else 2
         for kind, start, stop in boxes(self.content, at + 4, end):
             count = min(self._number(start + size, 2), (stop - start) // size)
+            self._count(1 + count)
             for to in range(count):
                 target = self._number(start + size + 2 + size * to, size)
                 self.references.append((kind, self._number(start, size), target or self.primary))
@@ -92,7 +101,8 @@ class Avif:
         index_bytes = index_bytes if version else 0
         id_bytes = 4 if version > 1 else 2
         count, at = self._number(at + 6, id_bytes), at + 6 + id_bytes
-        for _ in range(min(count, MAX_BOXES)):
+        self._count(count)
+        for _ in range(count):
             item, at = self._number(at, id_bytes), at + id_bytes
             method, at = (self._number(at, 2) & 15, at + 2) if version else (IN_FILE, at)
             base, extents = self._number(at + 2, base_bytes), self._number(at + 2 + base_bytes, 2)
@@ -100,7 +110,8 @@ class Avif:
                 self.offsets.append((at + 2, base_bytes))
             at += 4 + base_bytes
             places = self.extents.setdefault(item, [])
-            for _ in range(min(extents, MAX_BOXES)):
+            self._count(1 + extents)
+            for _ in range(extents):
                 at += index_bytes
                 start, length = self._number(at, offset_bytes), self._number(at + offset_bytes, length_bytes)
                 places.append((method, base + start, length))
@@ -110,6 +121,7 @@ class Avif:
 
     def _read_ipco(self, at: int, end: int) -> None:
         for kind, start, _ in boxes(self.content, at, end):
+            self._count()
             self.properties.append(kind)
             if kind == b"av1C":  # high bit depth, twelve bits, monochrome, subsampling in x and y
                 self.deep |= self._number(start + 2, 1) & 0b1101100 != 0b1100
@@ -120,7 +132,8 @@ class Avif:
         self.association_bytes = 2 if self._number(at + 3, 1) & 1 else 1
         mask = 0x7FFF if self.association_bytes == 2 else 0x7F
         count, at = self._number(at + 4, 4), at + 8
-        for _ in range(min(count, MAX_BOXES)):
+        self._count(count)
+        for _ in range(count):
             item, at = self._number(at, id_bytes), at + id_bytes
             places = range(at + 1, at + 1 + self.association_bytes * self._number(at, 1), self.association_bytes)
             self.associations[item] = at, [self._number(place, self.association_bytes) & mask for place in places]
@@ -141,13 +154,17 @@ class Avif:
         return 0 < at <= len(self.properties)
 
     def data(self, item: int) -> bytes:
-        """The bytes of an item."""
+        """The bytes of an item. Raises ValueError if items have many times the bytes of the file."""
         starts = {IN_FILE: 0, IN_IDAT: self.idat}
-        return b"".join(
-            self.content[starts[method] + start : starts[method] + start + length if length else None]
-            for method, start, length in self.extents.get(item, [])
-            if method in starts
-        )
+        parts = []
+        for method, start, length in self.extents.get(item, []):
+            if method in starts:
+                first = starts[method] + start
+                parts.append(self.content[first : first + length if length else None])
+                self._item_bytes += len(parts[-1])
+                if self._item_bytes > 8 * len(self.content):
+                    raise ValueError("too many bytes")
+        return b"".join(parts)
 
     def coded_pixels(self) -> int:
         """The pixels that AV1 decodes for the primary item and its alpha channel, and for the first frame of tracks."""

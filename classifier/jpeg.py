@@ -10,7 +10,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from classifier.sanitize import EXIF, TooManyParts
 
-MAX_SEGMENTS = 1_000  # each has up to 64 KiB; a phone writes about 40
+MAX_SEGMENTS = 500  # each has up to 64 KiB; a phone writes about 40
 MAX_TABLE_BYTES = 2**18  # 256 KiB, of the kept segments; encoders write about 1 KiB
 BLOCK_SIDE = 8  # pixels
 COEFFICIENT_BYTES = 2 * BLOCK_SIDE**2  # of a block, which libjpeg keeps for all blocks if there are several scans

@@ -52,7 +52,7 @@ BMP = Cost(15e-9, 6)
 BMP_MASKED = Cost(70e-9, 45)  # in NumPy; a file of 10 MiB has up to 5.2 million pixels
 BMP_RLE = Cost(300e-9, 8)  # decoded in Python; a row end in each row, and 1.2 s for a run for each of a million pixels
 JPEG_BLOCK_SECONDS = 60e-9  # for each block (8×8 coefficients) of each scan: a refinement scan of 1 KB took 57 ns
-JPEG_DRAFT_PIXELS, JPEG_PIXEL_SECONDS = 2**22, 4e-9  # a larger JPEG is decoded at reduced size
+JPEG_DRAFT_PIXELS, JPEG_PIXEL_SECONDS = 2**22, 10e-9  # a larger JPEG is decoded at reduced size
 
 
 def jpeg_blocks(file_bytes: int) -> int:

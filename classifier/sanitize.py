@@ -13,7 +13,7 @@ MAX_BLOCKS = 100_000  # of a GIF, before its first frame; each has up to 255 byt
 
 PNG_SIGNATURE_BYTES = 8
 CHUNK = struct.Struct(">I4s")  # length and kind
-PNG_KEPT = {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
+PNG_KEPT = {b"IHDR", b"PLTE"}
 GREY, RGB, PALETTE = 0, 2, 3  # colour types of a PNG
 MAX_PALETTE = 256  # colours
 
@@ -29,18 +29,24 @@ class TooManyParts(Exception):
 
 
 def trim_png(content: bytes) -> tuple[bytes, bytes]:
-    """The PNG with only the chunks of its first frame, and its EXIF data. Raises TooManyParts.
+    """The PNG with only the chunks of its first frame, its pixels in one, and its EXIF data. Raises TooManyParts.
 
+    Pillow reads chunks in Python: a batch of 64 PNG of 8 KiB with empty ones took 0.1 s of the event loop.
     An ancillary chunk with a wrong checksum is left out, as the PNG specification recommends (section 13.2).
     """
     kept, exif = [content[:PNG_SIGNATURE_BYTES]], b""
+    pixels: list[bytes] = []
     at = PNG_SIGNATURE_BYTES
     for _ in range(MAX_CHUNKS):
         if at + 8 > len(content):
+            if pixels:
+                kept.append(png_chunk(b"IDAT", b"".join(pixels)))
             return b"".join(kept), exif
         length, kind = CHUNK.unpack_from(content, at)
         end = at + 12 + length  # length, kind and checksum have 4 bytes each
-        if kind in PNG_KEPT:
+        if kind == b"IDAT":
+            pixels.append(content[at + 8 : end - 4])
+        elif kind in PNG_KEPT:
             kept.append(content[at:end])
         elif kind in (b"eXIf", b"tRNS"):
             data = content[at + 8 : end - 4]
@@ -48,7 +54,7 @@ def trim_png(content: bytes) -> tuple[bytes, bytes]:
                 pass
             elif kind == b"eXIf":
                 exif = data
-            elif kept[-1][4:8] != b"IDAT":
+            elif not pixels:
                 kept.append(png_transparency(content, data))
         at = end if kind != b"IEND" else len(content)
     raise TooManyParts(f"The PNG picture has over {MAX_CHUNKS:,} chunks, the limit.")

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -169,3 +170,30 @@ def test_trimming_keeps_the_pixels() -> None:
     for content in (OPAQUE, ALPHA):
         with Image.open(io.BytesIO(content)) as one, Image.open(io.BytesIO(trim_avif(content).content)) as other:
             assert np.array_equal(np.asarray(one), np.asarray(other))
+
+
+def tiny_boxes(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I4s", 8 + len(content), kind) + content
+
+
+FILE_TYPE = tiny_boxes(b"ftyp", b"avif\0\0\0\0avifmif1")
+MANY = {
+    "boxes": tiny_boxes(b"free", b"") * 1_000_000,
+    "nested boxes": struct.pack(">I4s", 8_000_000, b"trak") * 1_000_000,
+    "properties": tiny_boxes(b"meta", bytes(4) + tiny_boxes(b"ipco", tiny_boxes(b"ispe", b"") * 1_000_000)),
+    "extents": tiny_boxes(
+        b"meta", bytes(4) + tiny_boxes(b"iloc", bytes(6) + b"\xea\x60" + b"\0\1\0\0\xff\xff" * 60_000)
+    ),
+    "references": tiny_boxes(
+        b"meta",
+        bytes(4) + tiny_boxes(b"iref", bytes(4) + tiny_boxes(b"dimg", b"\0\1\xff\xff" + bytes(2 * 65_535)) * 60),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_an_avif_of_many_parts_is_refused_quickly(name: str) -> None:
+    begin = time.process_time()
+    with pytest.raises(BrokenPicture):
+        open_picture(FILE_TYPE + MANY[name])
+    assert time.process_time() - begin < 0.5  # each takes up to 0.01 s

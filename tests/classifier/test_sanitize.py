@@ -61,7 +61,7 @@ def test_a_large_png_is_read_with_chunks_of_any_usual_size(size: int) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (1800, 1800, 3), dtype=np.uint8)
     content = split_idat(encode(Image.fromarray(noise), "PNG", compress_level=1), size)
     assert 9 * 2**20 < len(content) < 10.5 * 2**20
-    assert len(trim_png(content)[0]) == len(content)
+    assert len(trim_png(content)[0]) < len(content)
     read_pixels(content)
 
 

@@ -51,7 +51,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], tuple[int, str]]] = {
     ),
     "tiny JPEG segments": (
         lambda: jpeg_around(segment(0xFE, b"")),
-        (413, "The JPEG picture has over 1,000 segments, the limit."),
+        (413, "The JPEG picture has over 500 segments, the limit."),
     ),
     "JPEG junk": (lambda: jpeg_around(b"\xff"), (200, "")),
     "tiny GIF blocks": (
