@@ -20,7 +20,7 @@ from tests.service.conftest import SHOE, encoded, serving
 from tests.service.test_any_server import lifespan
 
 PICTURE = SHOE.read_bytes()
-LARGE = encoded(Image.effect_noise((1500, 1500), 50))  # decoded in a process
+LARGE = encoded(Image.new("P", (3000, 3000)), "GIF")  # decoded in a process
 MIDDLE = encoded(Image.effect_noise((700, 700), 50))  # decoded in a thread
 DOCUMENT = SHOE.parent / "docs/http-api.md"
 ROW = re.compile(r"^\| (.+?) \| (\d{3}) \|", re.MULTILINE)  # sentence and status; `…` stands for any text
