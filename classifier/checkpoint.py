@@ -1,23 +1,22 @@
 """The checkpoint file: save, load, describe, and build the network.
 
-A checkpoint is a plain dict, written by `torch.save` and read by `torch.load(..., weights_only=True)`, which executes
-nothing in it. A bare `state_dict` of the tutorial's Net loads too.
+A checkpoint is a plain dict, written by `torch.save`, which `torch.load(..., weights_only=True)` reads too. Nothing in
+it is executed. A bare `state_dict` of the tutorial's Net loads too.
 """
 
 import hashlib
 import re
-from collections.abc import Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from classifier import torch_file
-from classifier.networks import ARCHITECTURES, CLASSES, Net
-from classifier.torch_file import MALFORMED
+from classifier import torch_file, tutorial
+from classifier.networks import ARCHITECTURES, CLASSES
 from classifier.torch_file import CheckpointError as CheckpointError
+from classifier.weights import check_costs, check_weights, expected_weights
 
 FORMAT = 1
 RECIPE_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
@@ -55,11 +54,12 @@ class Checkpoint:
 
     architecture: str  # a key of ARCHITECTURES
     arguments: dict[str, Any]  # of the network's constructor
-    state_dict: dict[str, Tensor]  # float32 or bfloat16, on the CPU
+    state_dict: dict[str, Tensor]  # on the CPU, of the network's dtypes: float32, and int64 for counters
     calibration: dict[str, float] = field(default_factory=lambda: {"temperature": 1.0})
     metrics: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     sha256: str = ""  # of the file that it was loaded from
+    assumption: str = ""  # one sentence about what the file does not say and was assumed
 
     @property
     def recipe(self) -> str:
@@ -80,7 +80,7 @@ class Checkpoint:
 def describe(checkpoint: Checkpoint) -> str:
     """One line for people: model, architecture, number of parameters, test accuracy if known."""
     accuracy = checkpoint.metrics.get("test_accuracy")
-    suffix = f", {accuracy:.2%} on the test set" if isinstance(accuracy, float) else ""
+    suffix = f", {accuracy:.2%} on the test set" if isinstance(accuracy, float) and 0 <= accuracy <= 1 else ""
     return f"{checkpoint.model}, {checkpoint.architecture}, {checkpoint.parameters:,} parameters{suffix}"
 
 
@@ -117,31 +117,38 @@ def save(checkpoint: Checkpoint, path: Path) -> str:
     )
 
 
-def load(path: Path, expected_sha256: str | None = None) -> Checkpoint:
+def load(path: Path | str, expected_sha256: str | None = None) -> Checkpoint:
     """The checkpoint in the file at `path`; every field and every weight is checked. Raises CheckpointError.
 
     If `expected_sha256` is given, a file with another SHA-256 is refused before it is parsed.
     """
-    content = torch_file.read(path, ": train it with `python -m training.run`")
-    sha256 = hashlib.sha256(content).hexdigest()
-    if expected_sha256 not in (None, sha256):
-        raise CheckpointError(f"{path.name} has the SHA-256 {sha256[:8]}…, not {expected_sha256[:8]}… as expected.")
-    content_dict = torch_file.unpack(content, path.name)
-    if content_dict.keys() == tutorial_keys():
-        checkpoint = Checkpoint("Net", {"sigmoid": True}, content_dict, training={"recipe": "tutorial"}, sha256=sha256)
-    else:
-        checkpoint = parse(content_dict, path.name, sha256)
+    path = Path(path)
     try:
-        check_weights(checkpoint, path.name)
-    except MALFORMED as error:  # a nested tensor has no shape; an attribute from the file may hide a tensor's method
-        raise CheckpointError(f"{path.name} has weights that are not plain tensors.") from error
-    return checkpoint
+        content = torch_file.read(path, ": train it with `python -m training.run`")
+        sha256 = hashlib.sha256(content).hexdigest()
+        if expected_sha256 not in (None, sha256):
+            raise CheckpointError(f"{path.name} has the SHA-256 {sha256[:8]}…, not {expected_sha256[:8]}… as expected.")
+        return check(torch_file.unpack(content, path.name), path.name, sha256)
+    except CheckpointError as error:
+        error.path = path
+        raise
 
 
-def tutorial_keys() -> Set[str]:
-    """The names of the eight tensors of the tutorial's Net."""
-    with torch.device("meta"):
-        return Net().state_dict().keys()
+def check(found: dict[str, Any], name: str, sha256: str) -> Checkpoint:
+    """The checkpoint in a dict of our format, or around a bare state dict of the tutorial. Raises CheckpointError."""
+    if {"format", "architecture"} & found.keys():
+        checkpoint = parse(found, name, sha256)
+    else:
+        weights = tutorial.find_weights(found, name)
+        training = {"recipe": "tutorial"}
+        assumption = f"{name} {tutorial.ASSUMPTION}"
+        checkpoint = Checkpoint(
+            "Net", {"sigmoid": True}, weights, training=training, sha256=sha256, assumption=assumption
+        )
+    expected = expected_weights(checkpoint.architecture, checkpoint.arguments, name)
+    weights = check_weights(checkpoint.architecture, checkpoint.state_dict, expected, name)
+    check_costs(checkpoint.architecture, checkpoint.arguments, name)
+    return replace(checkpoint, state_dict=weights)
 
 
 def parse(found: dict[str, Any], name: str, sha256: str) -> Checkpoint:
@@ -150,10 +157,12 @@ def parse(found: dict[str, Any], name: str, sha256: str) -> Checkpoint:
         if type(found.get(key)) is not kind:  # not isinstance: True is an int
             raise CheckpointError(
                 f"{name} has no valid {key!r}: expected a checkpoint of `training.run` "
-                f"or the state_dict of the tutorial's Net with its {len(tutorial_keys())} tensors."
+                "or the state_dict of the tutorial's Net."
             )
     if found["format"] != FORMAT:
-        raise CheckpointError(f"{name} has format {found['format']}; this version reads format {FORMAT}.")
+        raise CheckpointError(
+            f"{name} has format {torch_file.shortened(found['format'])}; this version reads format {FORMAT}."
+        )
     if found["classes"] != list(CLASSES):
         raise CheckpointError(f"{name} is for other classes; expected are {', '.join(CLASSES)}, in this order.")
     temperature = found["calibration"].get("temperature")
@@ -194,38 +203,3 @@ def rename(values: dict[str, Any]) -> dict[str, Any]:
         if isinstance(old := renamed.get(name), str):
             renamed[name] = new_values.get(old, old)
     return renamed
-
-
-def check_weights(checkpoint: Checkpoint, name: str) -> None:
-    """Checks that the state dict has the network's tensors: dense, of the right shape and dtype, finite.
-
-    The network is built on the meta device, which takes no memory for weights. Raises CheckpointError.
-    """
-    try:
-        with torch.device("meta"):
-            expected = ARCHITECTURES[checkpoint.architecture](**checkpoint.arguments).state_dict()
-    except ImportError as error:
-        raise CheckpointError(
-            f"{name} needs the package {error.name}: pip install 'fashion-mnist-service[pretrained]'."
-        ) from error
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{name} has arguments that {checkpoint.architecture} does not accept.") from error
-    if (size := sum(tensor.nbytes for tensor in expected.values())) > torch_file.MAX_BYTES:
-        raise CheckpointError(
-            f"{name} describes a network of {size:,} bytes, over the limit of {torch_file.MAX_BYTES:,}."
-        )
-    if checkpoint.state_dict.keys() != expected.keys():
-        raise CheckpointError(f"{name} does not hold the {len(expected)} tensors of a {checkpoint.architecture}.")
-    for key, expected_tensor in expected.items():
-        tensor = checkpoint.state_dict[key]
-        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.device.type != "cpu":
-            raise CheckpointError(f"{name} has no dense tensor under {key!r}.")
-        if tensor.shape != expected_tensor.shape:
-            raise CheckpointError(
-                f"{name} has {key!r} of shape {list(tensor.shape)}; "
-                f"{checkpoint.architecture} expects {list(expected_tensor.shape)}."
-            )
-        if tensor.dtype not in (torch.float32, torch.bfloat16) and tensor.dtype != expected_tensor.dtype:
-            raise CheckpointError(f"{name} has {key!r} in {tensor.dtype}; expected float32 or bfloat16.")
-        if not tensor.isfinite().all():
-            raise CheckpointError(f"{name} has weights that are not finite, under {key!r}.")

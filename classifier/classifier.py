@@ -72,13 +72,13 @@ class Classifier:
         self.runtime, self._run = choose_runtime(self.network, device)
 
     @classmethod
-    def load(cls, path: Path, device: str = "auto", expected_sha256: str | None = None) -> "Classifier":
+    def load(cls, path: Path | str, device: str = "auto", expected_sha256: str | None = None) -> "Classifier":
         """The classifier in a checkpoint file, after a smoke test. Raises CheckpointError and DeviceError.
 
         If `expected_sha256` is given, a file with another SHA-256 is refused.
         """
         classifier = cls(load(path, expected_sha256), find_device(device))
-        classifier.smoke_test(path.name)
+        classifier.smoke_test(Path(path).name)
         return classifier
 
     def logits(self, pixels: Pixels) -> Logits:

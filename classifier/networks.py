@@ -45,14 +45,16 @@ class Net(nn.Module):
     """The tutorial's network, 11,252 parameters.
 
     With `sigmoid`, as in the tutorial, logits are from 0 to 1, so before calibration no probability exceeds
-    e / (e + 9) = 0.232.
+    e / (e + 9) = 0.232. The tutorial has no activation behind the convolutions; `relu` adds one, for networks that do.
     """
 
-    def __init__(self, sigmoid: bool = True) -> None:
+    def __init__(self, sigmoid: bool = True, relu: bool = False) -> None:
         super().__init__()
-        if not isinstance(sigmoid, bool):
-            raise TypeError(f"sigmoid must be True or False, not {shortened(sigmoid)}")
+        for name, value in ("sigmoid", sigmoid), ("relu", relu):
+            if not isinstance(value, bool):
+                raise TypeError(f"{name} must be True or False, not {shortened(value)}")
         self.sigmoid = sigmoid
+        self.activation = nn.ReLU() if relu else nn.Identity()
         self.conv1 = nn.Conv2d(1, 6, 5)
         self.pool = nn.MaxPool2d(2, 2)
         self.conv2 = nn.Conv2d(6, 10, 5)
@@ -62,8 +64,8 @@ class Net(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits, float32 [N,10], of pixels, uint8 [N,1,28,28]."""
         x = pixels.float() / 255  # (N, 1, 28, 28)
-        x = self.pool(self.conv1(x))  # (N, 6, 12, 12)
-        x = self.pool(self.conv2(x))  # (N, 10, 4, 4)
+        x = self.pool(self.activation(self.conv1(x)))  # (N, 6, 12, 12)
+        x = self.pool(self.activation(self.conv2(x)))  # (N, 10, 4, 4)
         x = functional.relu(self.ff1(x.flatten(1)))  # (N, 56)
         logits: Tensor = self.ff2(x)
         if not self.sigmoid:
@@ -200,14 +202,14 @@ class Pretrained(nn.Module):
     """A network of timm (`backbone`), with one grey channel and ten classes, on images resized to `side`×`side`.
 
     Its weights are random until `start` copies those for ImageNet. Raises ImportError without timm. Raises ValueError
-    unless timm lists the name: timm would download others, or read them from a folder.
+    unless timm lists the name, with or without the tag of its weights: timm would download others, or read a folder.
     """
 
     def __init__(self, backbone: str = "tf_efficientnet_lite0", side: int = 2 * SIDE) -> None:
         super().__init__()
         import timm
 
-        if not isinstance(backbone, str) or backbone not in timm.list_models():
+        if not isinstance(backbone, str) or backbone not in (*timm.list_models(), *timm.list_pretrained()):
             raise ValueError(f"timm has no network {shortened(backbone)}")
         if not isinstance(side, int) or not SIDE <= side <= MAX_SIDE:
             raise ValueError(f"side must be an integer from {SIDE} to {MAX_SIDE}, not {shortened(side)}")

@@ -1,6 +1,6 @@
 import resource
 import stat
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +8,8 @@ import torch
 
 from classifier.checkpoint import NEW_NAMES, Checkpoint, CheckpointError, build, describe, load, save
 from classifier.networks import ConvNet, Net
+from classifier.weights import check_costs, costs, expected_weights
+from training.recipes import GPU_RECIPES, RECIPES, Recipe
 
 SHIPPED = Path(__file__).parents[2] / "models/model_scratch.pt"
 
@@ -90,7 +92,9 @@ def test_a_state_dict_of_the_tutorial_loads_as_net_with_sigmoid(tutorial_state_d
 
 def test_a_state_dict_of_another_network_is_refused(tmp_path: Path) -> None:
     torch.save(ConvNet((3, 4)).state_dict(), tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match=r"other\.pt has no valid 'format'.*8 tensors"):
+    with pytest.raises(
+        CheckpointError, match=r"^other\.pt is not the .* has no 'conv1\.weight' and has 'filters\.weight'"
+    ):
         load(tmp_path / "other.pt")
 
 
@@ -149,15 +153,12 @@ def test_a_full_disk_leaves_the_old_file_and_no_temporary_file(tmp_path: Path, c
 
 def test_a_small_file_that_describes_a_huge_network_is_refused(tmp_path: Path, tiny_checkpoint: Path) -> None:
     path = tmp_path / "huge.pt"
-    with torch.device("meta"):
-        huge = ConvNet((4096, 4096), (64, 64)).state_dict()
     found = torch.load(tiny_checkpoint, weights_only=True)
     found["architecture"]["arguments"] = {"widths": (4096, 4096), "blocks": (64, 64)}
-    found["state_dict"] = {name: torch.zeros(()).expand(tensor.shape) for name, tensor in huge.items()}
     torch.save(found, path)
     assert path.stat().st_size < 2**20
     with pytest.raises(
-        CheckpointError, match=r"^huge\.pt describes a network of \d+,.* bytes, over the limit of 1,073,741,824\.$"
+        CheckpointError, match=r"^huge\.pt describes a network of \d+,.* bytes, over the limit of 134,217,728\.$"
     ):
         load(path)
 
@@ -225,3 +226,51 @@ def test_settings_of_another_shape_do_not_stop_a_checkpoint(tmp_path: Path, sett
     training = {"recipe": "odd", "settings": settings}
     save(Checkpoint("ConvNet", {"widths": (3, 4)}, weights, training=training), tmp_path / "odd.pt")
     assert load(tmp_path / "odd.pt").recipe == "odd"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"widths": (1024,), "blocks": (2,), "side": 28, "tta_views": 6}, "multiply-adds, over the limit of 4,000,000"),
+        ({"widths": (1024,), "side": 28, "blocks": (0,)}, "802,816 activations in a layer, over the limit of 524,288"),
+    ],
+)  # fmt: skip
+def test_a_network_of_too_much_work_is_refused(arguments: dict[str, object], words: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save(Checkpoint("ConvNet", arguments, ConvNet(**arguments).state_dict(), training={"recipe": "x"}), tmp_path / "a")  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match=words):
+        load(tmp_path / "a")
+
+
+@pytest.mark.parametrize("recipe", [*RECIPES.values(), *GPU_RECIPES.values()], ids=lambda recipe: recipe.name)
+def test_every_recipe_is_within_the_limits(recipe: Recipe) -> None:
+    expected_weights(recipe.architecture, recipe.arguments, "a recipe")
+    check_costs(recipe.architecture, recipe.arguments, "a recipe")
+
+
+def test_the_costs_of_the_shipped_network_are_those_in_the_documents() -> None:
+    checkpoint = load(SHIPPED)
+    multiply_adds, _ = costs(build(checkpoint))
+    assert multiply_adds == 8_132_384
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_are_read_as_float32(tmp_path: Path, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
+    expected = {
+        name: each.to(dtype) if each.is_floating_point() else each for name, each in checkpoint.state_dict.items()
+    }
+    save(replace(checkpoint, state_dict=expected), tmp_path / "model.pt")
+    loaded = load(tmp_path / "model.pt")
+    assert all(
+        torch.equal(loaded.state_dict[name], each.to(loaded.state_dict[name].dtype)) for name, each in expected.items()
+    )
+    assert loaded.state_dict["filters.weight"].dtype == torch.float32
+
+
+def test_the_path_may_be_a_text_and_logs_have_it_in_full(tmp_path: Path, checkpoint: Checkpoint) -> None:
+    save(checkpoint, tmp_path / "model.pt")
+    assert load(str(tmp_path / "model.pt")).recipe == "round-trip_1"
+    with pytest.raises(CheckpointError) as caught:
+        load("nowhere/typo.pt")
+    assert str(caught.value) == "typo.pt does not exist: train it with `python -m training.run`."
+    assert caught.value.with_path() == "nowhere/typo.pt does not exist: train it with `python -m training.run`."

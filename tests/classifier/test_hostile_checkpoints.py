@@ -4,6 +4,8 @@ import io
 import os
 import pickle
 import random
+import resource
+import time
 import zipfile
 from collections import OrderedDict
 from contextlib import suppress
@@ -18,6 +20,7 @@ from classifier import torch_file
 from classifier.checkpoint import Checkpoint, CheckpointError, load, save
 from classifier.classifier import Classifier
 from classifier.networks import CLASSES, ConvNet, Net
+from tests.classifier.hostile_checkpoints import HOSTILE, generated, good
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:torch")
 FIRST = "filters.weight"  # the first tensor of a ConvNet
@@ -88,28 +91,28 @@ def refusal(path: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def good_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("good") / "good.pt"
     torch.manual_seed(0)
     save(Checkpoint("ConvNet", {"widths": WIDTHS}, ConvNet(WIDTHS).state_dict(), training={"recipe": "tiny"}), path)
     return path.read_bytes()
 
 
-def test_a_truncated_file_is_refused(tmp_path: Path, good: bytes) -> None:
+def test_a_truncated_file_is_refused(tmp_path: Path, good_file: bytes) -> None:
     path = tmp_path / "short.pt"
-    lengths = {*random.Random(0).sample(range(len(good)), 300), *range(len(good) - 1024, len(good))}
+    lengths = {*random.Random(0).sample(range(len(good_file)), 300), *range(len(good_file) - 1024, len(good_file))}
     for length in sorted(lengths, reverse=True):
-        path.write_bytes(good[:length])
+        path.write_bytes(good_file[:length])
         refusal(path)
 
 
 @pytest.mark.parametrize("part", ["file", "pickle"])
-def test_a_file_with_changed_bytes_is_refused_or_harmless(tmp_path: Path, good: bytes, part: str) -> None:
+def test_a_file_with_changed_bytes_is_refused_or_harmless(tmp_path: Path, good_file: bytes, part: str) -> None:
     generator = random.Random(0)
-    members = unzipped(good)
+    members = unzipped(good_file)
     [name] = [name for name in members if name.endswith("data.pkl")]
     for _ in range(400):
-        changed = bytearray(good if part == "file" else members[name])
+        changed = bytearray(good_file if part == "file" else members[name])
         for _ in range(generator.choice((1, 1, 3))):
             changed[generator.randrange(len(changed))] = generator.randrange(256)
         changed_file = changed if part == "file" else zipped({**members, name: bytes(changed)})
@@ -122,18 +125,18 @@ def test_a_file_with_changed_bytes_is_refused_or_harmless(tmp_path: Path, good: 
     ("file", "sentence"),
     [
         (b"", "is empty"),
-        (random.Random(0).randbytes(5_000), "not a zip archive"),
-        (b"PK\x03\x04" + random.Random(0).randbytes(5_000), "not a zip archive"),
-        (pickle.dumps({"format": 1}), "not a zip archive"),
+        (b"\xcd\x07\x2c\xd8" + random.Random(0).randbytes(5_000), "unknown format (its first bytes are cd 07 2c d8)"),
+        (b"PK\x03\x04" + random.Random(0).randbytes(5_000), "cut short or damaged"),
+        (pickle.dumps({"format": 1}), "a pickle of Python"),
         (
             b"PK\x03\x04" + b"PK\x06\x07" + b"\x09" * 16 + b"PK\x05\x06" + b"\xff" * 16 + b"\0\0",
-            "not a zip archive",
+            "cut short or damaged",
         ),
-        (zipped({}), "not a zip archive"),
-        (b"prefix" + zipped({"a/data.pkl": pickle.dumps([1]), "a/version": b"3\n"}), "not a zip archive"),
-        (zipped({"shoe.txt": b"shoe"}), "cannot read a checkpoint"),
-        (zipped({"a/data.pkl": b"", "a/version": b"3\n"}), "cannot read a checkpoint"),
-        (zipped({"a/data.pkl": pickle.dumps([1]), "a/version": b"x"}), "cannot read a checkpoint"),
+        (zipped({}), "unknown format"),
+        (b"prefix" + zipped({"a/data.pkl": pickle.dumps([1]), "a/version": b"3\n"}), "unknown format"),
+        (zipped({"shoe.txt": b"shoe"}), "a zip archive without a checkpoint"),
+        (zipped({"a/data.pkl": b"", "a/version": b"3\n"}), "no checkpoint can be read"),
+        (zipped({"a/data.pkl": pickle.dumps([1]), "a/version": b"3"}), "the pickle operation FRAME"),
         (zipped({"a/data.pkl": pickle.dumps([1]), "a/version": b"3\n"}, zipfile.ZIP_DEFLATED), "compressed"),
     ],
     ids=range(11),
@@ -143,14 +146,14 @@ def test_other_files_are_refused(tmp_path: Path, file: bytes, sentence: str) -> 
     assert sentence in refusal(tmp_path / "other.pt")
 
 
-def test_a_damaged_part_is_named(tmp_path: Path, good: bytes) -> None:
-    at = good.index(b"T-shirt")
-    (tmp_path / "damaged.pt").write_bytes(good[:at] + b"X" + good[at + 1 :])
+def test_a_damaged_part_is_named(tmp_path: Path, good_file: bytes) -> None:
+    at = good_file.index(b"T-shirt")
+    (tmp_path / "damaged.pt").write_bytes(good_file[:at] + b"X" + good_file[at + 1 :])
     assert "data.pkl' is wrong" in refusal(tmp_path / "damaged.pt")
 
 
-def test_a_tensor_with_too_few_bytes_is_refused(tmp_path: Path, good: bytes) -> None:
-    members = unzipped(good)
+def test_a_tensor_with_too_few_bytes_is_refused(tmp_path: Path, good_file: bytes) -> None:
+    members = unzipped(good_file)
     [name] = [name for name in members if name.endswith("data/0")]
     (tmp_path / "short.pt").write_bytes(zipped({**members, name: members[name][:4]}))
     refusal(tmp_path / "short.pt")
@@ -178,8 +181,8 @@ NET_WEIGHTS = dict(Net().state_dict())
     [
         ([1], "has a list in it"),
         (torch.ones(1), "has a Tensor in it"),
-        ({}, "no valid 'format'"),
-        (shadowed({}), "no valid 'format'"),
+        ({}, "no dict of tensors"),
+        (shadowed({}), "no dict of tensors"),
         *[({**content(), key: None}, f"no valid '{key}'") for key in content()],
         (content(format=True), "no valid 'format'"),
         (content(format=2), "has format 2; this version reads format 1"),
@@ -200,15 +203,18 @@ NET_WEIGHTS = dict(Net().state_dict())
         (weights(torch.ones(18, 1, 5, 5)), "of shape [18, 1, 5, 5]; ConvNet expects [18, 1, 3, 3]"),
         (weights(torch.full((18, 1, 3, 3), float("nan"))), f"not finite, under '{FIRST}'"),
         (weights(torch.full((18, 1, 3, 3), float("-inf"))), f"not finite, under '{FIRST}'"),
-        (weights(torch.ones(18, 1, 3, 3, dtype=torch.float64)), "torch.float64"),
-        (weights(torch.ones(18, 1, 3, 3, dtype=torch.complex64)), "torch.complex64"),
-        (weights(torch.ones(18, 1, 3, 3).to_sparse()), "dense tensor"),
-        (weights(torch.ones(18, 1, 3, 3, device="meta")), "dense tensor"),
-        (weights([1.0]), "dense tensor"),
-        (weights(with_attribute(torch.ones(18, 1, 3, 3))), "plain tensors"),
+        (weights(torch.full((18, 1, 3, 3), 1e300, dtype=torch.float64)), f"not finite, under '{FIRST}'"),
+        (weights(torch.ones(18, 1, 3, 3, dtype=torch.int64)), "torch.int64; expected torch.float32"),
+        (weights(torch.ones(18, 1, 3, 3, dtype=torch.complex64)), "torch.ComplexFloatStorage"),
+        (weights(torch.ones(18, 1, 3, 3).to_sparse()), "_rebuild_sparse_tensor"),
+        (weights(torch.ones(18, 1, 3, 3, device="meta")), "_rebuild_meta_tensor_no_storage"),
+        (weights(torch.ones(18, 1, 3, 6)[..., ::2]), "gaps or shared elements"),
+        (weights(torch.ones(3).expand(18, 1, 3, 3)), "a tensor of 162 elements on a storage of 3"),
+        (weights([1.0]), "no tensor under"),
+        (weights(with_attribute(torch.full((18, 1, 3, 3), float("nan")))), "_rebuild_from_type_v2"),
         (NET_WEIGHTS | {"conv1.bias": torch.ones(7)}, "of shape [7]; Net expects [6]"),
         (NET_WEIGHTS | {"conv1.bias": torch.full((6,), float("inf"))}, "not finite"),
-        ({name: tensor for name, tensor in NET_WEIGHTS.items() if name != "ff2.bias"}, "8 tensors"),
+        ({name: tensor for name, tensor in NET_WEIGHTS.items() if name != "ff2.bias"}, "has no 'ff2.bias'"),
     ],
 )
 def test_wrong_content_is_refused_and_named(tmp_path: Path, found: Any, sentence: str) -> None:
@@ -235,16 +241,55 @@ def test_arguments_that_the_network_does_not_accept_are_refused(
     refusal(tmp_path / "wrong.pt")
 
 
-def test_a_path_that_is_not_a_regular_file_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_regular_file_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.pt")
     assert "not a regular file" in refusal(tmp_path / "pipe.pt")
     (tmp_path / "folder.pt").mkdir()
     assert "not a regular file" in refusal(tmp_path / "folder.pt")
+    (tmp_path / "zero.pt").symlink_to("/dev/zero")
+    assert "not a regular file" in refusal(tmp_path / "zero.pt")
     assert "does not exist" in refusal(tmp_path / "missing.pt")
     assert "cannot be read" in refusal(tmp_path / ("x" * 300))
+
+
+def test_a_pipe_that_is_being_written_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pt")
+    writer = os.open(tmp_path / "pipe.pt", os.O_RDWR)
+    try:
+        assert "not a regular file" in refusal(tmp_path / "pipe.pt")
+    finally:
+        os.close(writer)
 
 
 def test_a_file_over_the_size_limit_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "large.pt").open("wb") as file:
         file.truncate(torch_file.MAX_BYTES + 1)  # a sparse file, which takes no disk space
-    assert "over the limit of 1,073,741,824" in refusal(tmp_path / "large.pt")
+    assert "over the limit of 134,217,728" in refusal(tmp_path / "large.pt")
+
+
+REFUSAL_SECONDS = 20.0  # the slowest takes 0.8 s
+REFUSAL_BYTES = 300 * 2**20
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_checkpoint_is_refused_soon_and_without_much_memory(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "hostile.pt"
+    path.write_bytes(HOSTILE[name]())
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    begin = time.monotonic()
+    sentence = refusal(path)
+    assert time.monotonic() - begin < REFUSAL_SECONDS
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < REFUSAL_BYTES
+    assert len(sentence) < 500
+
+
+def test_generated_checkpoints_are_refused_or_harmless(tmp_path: Path) -> None:
+    path = tmp_path / "generated.pt"
+    refused = 0
+    for content in generated(2_000, good(tmp_path)):
+        path.write_bytes(content)
+        try:
+            load(path)
+        except CheckpointError:
+            refused += 1
+    assert refused > 1_900
