@@ -1,11 +1,13 @@
-"""Serves a checkpoint over HTTP: `python -m service [--port 8000]`. Each flag is also a variable SERVICE_…."""
+"""Serves a checkpoint over HTTP: `python -m service [--port 8000]`. Each flag is also a variable SERVICE_….
+
+A flag beats its variable."""
 
 import argparse
 import sys
 from typing import NoReturn
 
 from service.server.run import serve
-from service.settings import SettingsError, load_settings
+from service.settings import PREFIX, Settings, SettingsError, load_settings
 
 
 class Parser(argparse.ArgumentParser):
@@ -16,7 +18,12 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = Parser(prog="python -m service", description=__doc__)
+    parser = Parser(
+        prog="python -m service",
+        description=__doc__,
+        epilog=f"variables, with their defaults:\n{variables()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--host", metavar="H", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", metavar="P", help="port to listen on (8000)")
     parser.add_argument("--workers", metavar="N", help="processes that share the port (1)")
@@ -27,6 +34,15 @@ def main(arguments: list[str] | None = None) -> int:
     except SettingsError as error:
         parser.error(str(error))
     return serve(settings, flags)
+
+
+def variables() -> str:
+    """A line for each setting: its environment variable, its meaning and its default."""
+    lines = []
+    for name, field in Settings.model_fields.items():
+        default = {(): "none", None: "none", True: "true", False: "false"}.get(field.default, field.default)
+        lines.append(f"  {PREFIX + name.upper():<28} {field.description} ({default})")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from service.schemas import (
 from service.settings import Settings
 from service.uploads import RefusedByServer, check_refusal
 
+LOAD_SECONDS = 30.0  # that the start of one of several workers waits for its model; a file may hang
 DRAINING = "draining"  # ASGI extension: the server has got SIGTERM and still answers requests
 
 
@@ -50,11 +51,11 @@ def create_app(settings: Settings) -> ASGIApp:
         torch.set_num_threads(settings.threads)
         loading = asyncio.create_task(models.load())
         if settings.workers > 1:
-            await loading  # the other workers answer meanwhile
+            await asyncio.wait({loading}, timeout=LOAD_SECONDS)  # the other workers answer meanwhile
         watching = asyncio.create_task(models.watch())
         yield
         watching.cancel()
-        await loading
+        loading.cancel()
         models.close()
         predictions.close()
 

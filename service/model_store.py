@@ -4,28 +4,40 @@ import asyncio
 import gc
 import logging
 import os
+import threading
 import time
 import timeit
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from classifier.checkpoint import CheckpointError
 from classifier.classifier import Classifier, DeviceError
 from classifier.networks import SIDE
+from classifier.torch_file import UnreadableFile
 from service.metrics import Metrics
 from service.settings import Settings
 
 INLINE_SECONDS = 0.01  # the longest that a full batch may take in the event loop
 TRIALS = 5  # the fastest counts: other processes may use the processor
 WATCH_SECONDS = 1.0  # between two looks at the checkpoint's file
+MAX_RETRY_SECONDS = 60.0  # between two loads after an error that may pass; the first retry comes after WATCH_SECONDS
+CLOSE_SECONDS = 3.0  # for which the end of the service waits for a load to end
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
 class NotReady(Exception):
     """No model is loaded, or the service is about to stop; one sentence for clients."""
+
+
+class LoadStopped(Exception):
+    """The service ends while it loads a model."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +57,11 @@ class ModelStore:
         self._metrics = metrics
         self._model: ServedModel | None = None
         self._seen: tuple[int, ...] | None = None  # identity of the file that was loaded or refused last
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="load")
+        self._retry_seconds = 0.0  # until the same file is tried again; 0 for never
+        self._retry_time = 0.0  # when, on the clock of time.monotonic
+        self._thread: threading.Thread | None = None  # that looks at the file, or loads it
+        self._turn = asyncio.Lock()  # one thread at a time
+        self._closed = threading.Event()
 
     def current(self) -> ServedModel:
         """The served model. Raises NotReady."""
@@ -54,55 +70,99 @@ class ModelStore:
         return self._model
 
     async def load(self) -> None:
-        """Loads the checkpoint and tries it; if that fails, the model before it stays."""
-        self._seen = identity(self._settings.model)
+        """Loads the checkpoint and tries it; if that fails, however it fails, the model before it stays."""
         begin = time.monotonic()
         try:
-            self._model = await asyncio.get_running_loop().run_in_executor(self._thread, self._load)
+            loaded = await self._in_thread(self._load)
+        except LoadStopped:
+            pass
         except (CheckpointError, DeviceError) as error:
-            self._refuse(str(error))
-        except (RuntimeError, MemoryError):  # a GPU whose memory is full, for example
+            self._refuse(error, may_pass=isinstance(error, UnreadableFile))
+        except Exception:  # a boundary: a full GPU, or a fault of ONNX Runtime; the watcher must go on
             logger.exception("The model could not be loaded.")
-            self._refuse("The model could not be loaded; the log has the reason.")
+            self._refuse(CheckpointError("The model could not be loaded; the log has the reason."), may_pass=True)
         else:
-            self.refusal = None
-            classifier = self._model.classifier
+            self._model, self.refusal, self._retry_seconds = loaded, None, 0.0
+            classifier = loaded.classifier
             self._metrics.count_load(classifier.model, time.monotonic() - begin)
             logger.info("Serving %s on %s by %s.", classifier.model, classifier.device.type, classifier.runtime)
+            if classifier.checkpoint.assumption:
+                logger.warning("%s", classifier.checkpoint.assumption)
 
-    def _refuse(self, sentence: str) -> None:
-        self.refusal = sentence
+    def _refuse(self, error: CheckpointError | DeviceError, may_pass: bool = False) -> None:
+        """Notes, counts and logs why there is no newer model. If the reason may pass, the file is tried again later."""
+        self._retry_seconds = min(max(WATCH_SECONDS, 2 * self._retry_seconds), MAX_RETRY_SECONDS) if may_pass else 0.0
+        self._retry_time = time.monotonic() + self._retry_seconds
+        if may_pass and self.refusal == str(error):
+            return
+        self.refusal = str(error)
         self._metrics.model_refusals.inc()
+        sentence = error.with_path() if isinstance(error, CheckpointError) else str(error)
         logger.error("%s%s", sentence, " The model before it stays." if self._model else "")
 
     def _load(self) -> ServedModel:
         settings = self._settings
+        self._seen = identity(settings.model)
         classifier = Classifier.load(settings.model, settings.device, settings.model_sha256)
         blank = np.zeros((settings.max_batch, 1, SIDE, SIDE), np.uint8)
-        for size in range(1, settings.max_batch):  # a runtime prepares each batch size at its first use
+
+        def predict(size: int) -> None:
+            if self._closed.is_set():
+                raise LoadStopped
             classifier.predict(blank[:size])
-        seconds = min(timeit.repeat(lambda: classifier.predict(blank), repeat=TRIALS, number=1))
+
+        for size in range(1, settings.max_batch):  # a runtime prepares each batch size at its first use
+            predict(size)
+        seconds = min(timeit.repeat(lambda: predict(settings.max_batch), repeat=TRIALS, number=1))
         if self._model is None:
             gc.collect()
             gc.freeze()  # the garbage collector no longer walks the imported modules, which would stall requests
         return ServedModel(classifier, runs_inline=classifier.device.type == "cpu" and seconds < INLINE_SECONDS)
 
     async def watch(self) -> None:
-        """Loads the checkpoint again whenever its file has changed."""
+        """Loads the checkpoint again whenever its file has changed, or when an error may have passed."""
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            if identity(self._settings.model) != self._seen:
-                await self.load()
+            try:
+                found = await self._in_thread(lambda: identity(self._settings.model))
+            except Exception:  # a boundary: no thread can be started, for example
+                logger.exception("The model's file could not be looked at.")
+                continue
+            if found != self._seen:
+                self._retry_seconds = 0.0
+            elif not self._retry_seconds or time.monotonic() < self._retry_time:
+                continue
+            await self.load()
+
+    async def _in_thread(self, function: Callable[[], T]) -> T:
+        """Runs the function in a daemon thread: a file on a mount that hangs does not stop the process from ending."""
+        future: Future[T] = Future()
+
+        def run() -> None:
+            with suppress(InvalidStateError):  # the service ends and nobody waits any more
+                try:
+                    future.set_result(function())
+                except Exception as error:
+                    future.set_exception(RuntimeError(repr(error)) if isinstance(error, StopIteration) else error)
+                except BaseException as error:  # a panic of a library in Rust, for example
+                    future.set_exception(RuntimeError(repr(error)))
+
+        async with self._turn:
+            self._thread = threading.Thread(target=run, daemon=True, name="load")
+            self._thread.start()
+            return await asyncio.wrap_future(future)
 
     def close(self) -> None:
-        """Waits for the thread to end."""
-        self._thread.shutdown()
+        """Stops a load and waits for it, but not for ever."""
+        self._closed.set()
+        if self._thread:
+            self._thread.join(CLOSE_SECONDS)
 
 
 def identity(path: os.PathLike[str]) -> tuple[int, ...] | None:
-    """Numbers that change when the file at `path` does; None if there is no file."""
+    """Numbers that change when the file at `path` or its permissions do; None if there is no file."""
     try:
         status = os.stat(path)
     except OSError:
         return None
-    return status.st_ino, status.st_size, status.st_mtime_ns
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -12,6 +12,7 @@ from classifier.picture import MAX_JPEG_PIXELS, MAX_PIXELS
 PREFIX = "SERVICE_"
 ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([^\s/?#@*:\[\]'\"]+|\[[0-9a-f:.]+\])(?::(\d{1,5}))?/?", re.IGNORECASE)
 USUAL_PORTS = {"http": "80", "https": "443"}  # that a browser leaves out
+DEFAULT_PORT = 8000
 
 
 class SettingsError(Exception):
@@ -50,6 +51,11 @@ def prefix(value: str) -> str | None:
     return f"/{path}" if (path := "/".join(filter(None, value.strip().split("/")))) else None
 
 
+def without_kubernetes_link(value: object) -> object:
+    """The default for tcp://…, which Kubernetes sets as SERVICE_PORT in the pods beside a Service named `service`."""
+    return DEFAULT_PORT if isinstance(value, str) and value.startswith("tcp://") else value
+
+
 class Settings(BaseSettings):
     """Each field is also an environment variable: `max_upload_bytes` is SERVICE_MAX_UPLOAD_BYTES."""
 
@@ -66,7 +72,9 @@ class Settings(BaseSettings):
         Field(description="device of the network; auto: cuda, then mps, then cpu"),
     ] = "auto"
     host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65_535, description="port to listen on")] = 8000
+    port: Annotated[
+        int, BeforeValidator(without_kubernetes_link), Field(ge=0, le=65_535, description="port to listen on")
+    ] = DEFAULT_PORT
     workers: Annotated[int, Field(ge=1, le=256, description="processes that share the port")] = 1
     threads: Annotated[int, Field(ge=1, le=256, description="CPU threads of the network in each worker")] = 1
     access_log: Annotated[bool, Field(description="access log: one line for each request on standard output")] = True

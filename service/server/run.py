@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 from service import logs, metrics
 from service.app import create_app
 from service.server.drain import DRAIN
+from service.server.listen import bind
 from service.server.memory import start_trimming
 from service.server.protocol import DeadlineProtocol
 from service.server.supervisor import Supervisor
@@ -92,7 +93,7 @@ def serve_alone(config: uvicorn.Config) -> int:
     exit_codes = {signal.SIGTERM: 0, signal.SIGINT: INTERRUPTED}
     for number, code in exit_codes.items():  # uvicorn raises the signal again once it has shut down
         signal.signal(number, lambda *_, code=code: sys.exit(code))
-    bound = config.bind_socket()
+    bound = bind(config.host, config.port)
     uvicorn.Server(config).run([bound, *(bound.dup() for _ in range(LISTENERS - 1))])
     return 0
 
@@ -101,7 +102,7 @@ def serve_together(config: uvicorn.Config) -> int:
     """Several workers on one socket. Their metrics are files in a folder that all share. Returns the exit code."""
     with tempfile.TemporaryDirectory(prefix="metrics-") as folder:
         os.environ[metrics.FOLDER] = folder
-        supervisor = Supervisor(config, [config.bind_socket()])
+        supervisor = Supervisor(config, [bind(config.host, config.port)])
         supervisor.run()
     return INTERRUPTED if supervisor.interrupted else 0
 

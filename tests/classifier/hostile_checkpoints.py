@@ -149,8 +149,8 @@ def generated(count: int, files: list[bytes], seed: int = 0) -> Iterator[bytes]:
     generator = random.Random(seed)
     operations = [
         b"}", b"]", b")", b"(", b"t", b"\x85", b"\x86", b"\x87", b"a", b"e", b"s", b"u", b"N", b"\x88", b"\x89", b"0",
-        b"2", b"q\0", b"q\1", b"h\0", b"h\1", b"R", b"b", b"Q", b"K\5", b"M\1\2", b"\x8f", b"\x81", b"\x94", b"cos\nsystem\n",
-        b"cbuiltins\nbytearray\n", b"ctorch\nFloatStorage\n", b"ctorch._utils\n_rebuild_tensor_v2\n",
+        b"2", b"q\0", b"q\1", b"h\0", b"h\1", b"R", b"b", b"Q", b"K\5", b"M\1\2", b"\x8f", b"\x81", b"\x94",
+        b"cos\nsystem\n", b"cbuiltins\nbytearray\n", b"ctorch\nFloatStorage\n", b"ctorch._utils\n_rebuild_tensor_v2\n",
         b"ccollections\nOrderedDict\n", b"ctorch._utils\n_rebuild_parameter\n", b"ccollections\nCounter\n",
         text("storage"), text("0"), text("conv1.weight"), long(2**40), long(1), storage(), tensor((1,), (1,)),
     ]  # fmt: skip
