@@ -1,6 +1,7 @@
 """Shared by the three commands: argument parsing, errors as one sentence and an exit code, the last line of JSON."""
 
 import argparse
+import io
 import json
 import math
 import signal
@@ -14,9 +15,14 @@ from typing import Any, NoReturn
 from classifier.checkpoint import CheckpointError
 from classifier.classifier import DEVICES, DeviceError
 from training.data import DataError
+from training.progress import printable
 
 CHECKPOINT = Path("models/model_scratch.pt")
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells report SIGINT
+# In the messages of PyTorch, CUDA, ONNX Runtime and C++ when memory is full; most are plain RuntimeErrors.
+OUT_OF_MEMORY = (
+    "out of memory", "allocate memory", "not enough memory", "bad_alloc", "bad allocation", "alloc_failed",
+)  # fmt: skip
 
 
 class TrainingError(Exception):
@@ -27,7 +33,7 @@ class Parser(argparse.ArgumentParser):
     """An ArgumentParser that reports a wrong argument in one sentence, exit code 2."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (--help lists the arguments)\n")
+        self.exit(2, printable(f"{self.prog}: {message} (--help lists the arguments)") + "\n")
 
 
 def positive(kind: type[int] | type[float]) -> Callable[[str], float]:
@@ -53,7 +59,10 @@ def seed(text: str) -> int:
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--device", choices=DEVICES, default="auto", help="default: auto, the first available of cuda, mps, cpu"
+        "--device",
+        choices=DEVICES,
+        default="auto",
+        help="device of the network (default: auto, the first available of cuda, mps, cpu)",
     )
 
 
@@ -68,7 +77,9 @@ def add_data_dir(parser: argparse.ArgumentParser) -> None:
 
 
 def add_report(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--report", type=Path, metavar="DIR", help="write report.html and its figures into this folder")
+    parser.add_argument(
+        "--report", type=Path, metavar="DIR", help="folder to write report.html and its figures into (default: none)"
+    )
 
 
 def check_writable(flag: str, output: Path) -> None:
@@ -98,10 +109,23 @@ def execute(command: Callable[[], dict[str, Any] | None]) -> int:
 
     An `exit_code` in the result is returned and not printed. Of several processes, all but the main one return None.
     """
+    for stream in (sys.stdout, sys.stderr):  # a terminal may lack a character of a file's name
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         result = command()
     except (CheckpointError, DataError, DeviceError, TrainingError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        message = error.with_path() if isinstance(error, CheckpointError) else str(error)
+        print(printable(f"error: {message}"), file=sys.stderr)
+        return 1
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        print(
+            "error: there is not enough memory: end other programs, choose another --device, or train with a smaller "
+            "--batch-size.",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
@@ -111,3 +135,9 @@ def execute(command: Callable[[], dict[str, Any] | None]) -> int:
     exit_code = result.pop("exit_code", 0)
     print(json.dumps(result), flush=True)
     return int(exit_code)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the memory of the computer or of the GPU was full."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(phrase in text for phrase in OUT_OF_MEMORY)

@@ -6,9 +6,10 @@ The whole data set is 55 MB of uint8. It stays on the device as a few tensors, a
 import gzip
 import hashlib
 import socket
+import struct
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -16,9 +17,8 @@ from urllib.error import URLError
 
 import torch
 from torch import Tensor
-from torchvision.datasets import FashionMNIST
 
-from classifier.networks import Pixels
+from classifier.networks import SIDE, Pixels
 
 DEBIAN_DIR = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
 DOWNLOAD_DIR = Path("data")
@@ -30,15 +30,21 @@ SHA256 = {  # of the uncompressed files
     "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
+COUNTS = {"train": 60_000, "t10k": 10_000}  # images
+TRAINING_FILES, TEST_FILES = (tuple(name for name in SHA256 if name.startswith(split)) for split in COUNTS)
+IMAGES_HEADER, LABELS_HEADER = struct.Struct(">4I"), struct.Struct(">2I")  # of IDX: magic number, then each dimension
+IMAGES_MAGIC, LABELS_MAGIC = 0x803, 0x801
 BYTES = {  # of the same files; decompression stops after that many
-    "train-images-idx3-ubyte": 16 + 60_000 * 28 * 28,
-    "train-labels-idx1-ubyte": 8 + 60_000,
-    "t10k-images-idx3-ubyte": 16 + 10_000 * 28 * 28,
-    "t10k-labels-idx1-ubyte": 8 + 10_000,
+    name: LABELS_HEADER.size + COUNTS[name.partition("-")[0]]
+    if "labels" in name
+    else IMAGES_HEADER.size + COUNTS[name.partition("-")[0]] * SIDE * SIDE
+    for name in SHA256
 }
 READ_TIMEOUT_SECONDS = 30.0  # of a download, without a byte
 MANUAL_DOWNLOAD = (
-    "download the four files " + ", ".join(f"{name}.gz" for name in SHA256) + " and pass their folder with --data-dir"
+    "download the four files "
+    + ", ".join(f"{name}.gz" for name in SHA256)
+    + " from https://github.com/zalandoresearch/fashion-mnist and pass their folder with --data-dir"
 )
 
 
@@ -83,50 +89,60 @@ def load(data_dir: Path | None = None) -> tuple[Images, Images]:
     Reads `data_dir` if given, else Debian's folder, else ./data, into which it downloads them if they are missing.
     Raises DataError.
     """
-    if data_dir is not None:
-        folder = find_folder(data_dir)
-        if folder is None:
-            raise DataError(f"{data_dir} does not hold all four files of Fashion-MNIST: {MANUAL_DOWNLOAD}.")
-    else:
-        folder = find_folder(DEBIAN_DIR) or find_folder(DOWNLOAD_DIR) or download(DOWNLOAD_DIR)
-    return parse(folder)
+    folder = locate(data_dir, tuple(SHA256))
+    return read_images(folder, TRAINING_FILES), read_images(folder, TEST_FILES)
 
 
-def find_folder(root: Path) -> Path | None:
-    """The folder with all four files, raw or gzipped: `root` or torchvision's below it. Raises DataError."""
+def load_test(data_dir: Path | None = None) -> Images:
+    """The 10,000 test images alone, from the same places. Raises DataError."""
+    return read_images(locate(data_dir, TEST_FILES), TEST_FILES)
+
+
+def locate(data_dir: Path | None, names: Collection[str]) -> Path:
+    """The folder with the files `names`. Raises DataError."""
+    if data_dir is None:
+        return find_folder(DEBIAN_DIR, names) or find_folder(DOWNLOAD_DIR, names) or download(DOWNLOAD_DIR)
+    if folder := find_folder(data_dir, names):
+        return folder
+    missing = min((missing_files(folder, names) for folder in folders(data_dir)), key=len)
+    raise DataError(f"{data_dir} does not hold {', '.join(missing)} (or .gz): {MANUAL_DOWNLOAD}.")
+
+
+def folders(root: Path) -> tuple[Path, ...]:
+    """Where the files may be: in `root`, or in torchvision's folder below it."""
+    return root, root / TORCHVISION_LAYOUT, root / "raw"
+
+
+def find_folder(root: Path, names: Collection[str] = tuple(SHA256)) -> Path | None:
+    """The folder with all files `names`, raw or gzipped: `root` or torchvision's below it. Raises DataError."""
     try:
-        for folder in (root, root / TORCHVISION_LAYOUT, root / "raw"):
-            if all((folder / name).is_file() or (folder / f"{name}.gz").is_file() for name in SHA256):
-                return folder
+        return next((folder for folder in folders(root) if not missing_files(folder, names)), None)
     except OSError as error:  # no permission
         raise DataError(f"{root} cannot be read: {error.strerror}.") from error
-    return None
 
 
-def parse(folder: Path) -> tuple[Images, Images]:
-    """The training and the test images of the files in `folder`, which are verified. Raises DataError."""
-    try:
-        with tempfile.TemporaryDirectory(prefix="fashion-mnist-") as root:
-            (Path(root) / TORCHVISION_LAYOUT).mkdir(parents=True)
-            for name in SHA256:
-                (Path(root) / TORCHVISION_LAYOUT / name).write_bytes(read_verified(folder, name))
-            train, test = FashionMNIST(root, train=True), FashionMNIST(root, train=False)
-    except OSError as error:
-        raise DataError(
-            f"Fashion-MNIST could not be unpacked into the temporary folder: {error.strerror}; "
-            "set TMPDIR to a folder with 60 MB of room."
-        ) from error
-    return (
-        Images(train.data.unsqueeze(1), train.targets),
-        Images(test.data.unsqueeze(1), test.targets),
-    )
+def missing_files(folder: Path, names: Collection[str]) -> list[str]:
+    return [name for name in names if not find_file(folder, name)]
+
+
+def find_file(folder: Path, name: str) -> Path | None:
+    """The file `name`, raw or gzipped; some programs write a dot in its name, as in train-images.idx3-ubyte."""
+    dotted = name.replace("-idx", ".idx")
+    paths = (folder / each for each in (name, f"{name}.gz", dotted, f"{dotted}.gz"))
+    return next((path for path in paths if path.is_file()), None)
+
+
+def read_images(folder: Path, names: tuple[str, ...]) -> Images:
+    """The images of a file of pixels and a file of labels in `folder`, which are verified. Raises DataError."""
+    pixels, labels = (torch.frombuffer(bytearray(read_verified(folder, name)), dtype=torch.uint8) for name in names)
+    return Images(pixels[IMAGES_HEADER.size :].view(-1, 1, SIDE, SIDE), labels[LABELS_HEADER.size :].long())
 
 
 def read_verified(folder: Path, name: str) -> bytes:
     """The uncompressed content of the file `name`, raw or gzipped, if its SHA-256 is right. Raises DataError."""
-    path = folder / name
-    if not path.is_file():
-        path = folder / f"{name}.gz"
+    path = find_file(folder, name)
+    if path is None:
+        raise DataError(f"{folder} does not hold {name}: {MANUAL_DOWNLOAD}.")
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             content = file.read(BYTES[name] + 1)
@@ -136,6 +152,8 @@ def read_verified(folder: Path, name: str) -> bytes:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
     digest = hashlib.sha256(content).hexdigest()
     if digest != SHA256[name]:
+        if (found := describe_idx(content)) and found != (expected := describe_expected(name)):
+            raise DataError(f"{path} holds {found}; the file of Fashion-MNIST holds {expected}: {MANUAL_DOWNLOAD}.")
         raise DataError(
             f"{path} is not the file of Fashion-MNIST (SHA-256 {digest[:12]}… instead of {SHA256[name][:12]}…): "
             f"delete it and run again, or {MANUAL_DOWNLOAD}."
@@ -143,11 +161,33 @@ def read_verified(folder: Path, name: str) -> bytes:
     return content
 
 
+def describe_idx(content: bytes) -> str:
+    """What an IDX file holds, by its header; "" for another file."""
+    if len(content) >= IMAGES_HEADER.size and (header := IMAGES_HEADER.unpack_from(content))[0] == IMAGES_MAGIC:
+        _, count, height, width = header
+        return f"{count:,} images of {width}×{height}"
+    if len(content) >= LABELS_HEADER.size and (header := LABELS_HEADER.unpack_from(content))[0] == LABELS_MAGIC:
+        return f"{header[1]:,} labels"
+    return ""
+
+
+def describe_expected(name: str) -> str:
+    count = COUNTS[name.partition("-")[0]]
+    return f"{count:,} labels" if "labels" in name else f"{count:,} images of {SIDE}×{SIDE}"
+
+
 def download(root: Path) -> Path:
     """Downloads with torchvision into a temporary folder in `root`, verifies the files and moves them into place.
 
     Raises DataError.
     """
+    try:
+        from torchvision.datasets import FashionMNIST
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        raise DataError(
+            f"torchvision cannot be loaded beside PyTorch {torch.__version__}: install both from one place, as "
+            f"docs/development.md says, or {MANUAL_DOWNLOAD}."
+        ) from error
     previous_timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(READ_TIMEOUT_SECONDS)  # torchvision sets no timeout
     try:

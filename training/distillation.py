@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from classifier.classifier import Classifier
+from classifier.torch_file import shortened
 from training.command import TrainingError
 from training.data import Images
 from training.metrics import all_logits
@@ -20,10 +21,10 @@ def load_teacher(path: Path, device: str, seed: int) -> Classifier:
     """
     teacher = Classifier.load(path, device)
     teacher_seed = teacher.checkpoint.training.get("seed", seed)
-    if teacher_seed != seed:
+    if type(teacher_seed) is not int or teacher_seed != seed:
         raise TrainingError(
-            f"{path.name} was trained with seed {teacher_seed}, on validation images of seed {seed}; "
-            f"pass --seed {teacher_seed} or a teacher of seed {seed}."
+            f"{path.name} was trained with seed {shortened(teacher_seed)}, on validation images of seed {seed}; "
+            f"pass --seed {shortened(teacher_seed)} or a teacher of seed {seed}."
         )
     return teacher
 

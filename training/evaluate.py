@@ -45,9 +45,11 @@ def run_evaluation(options: argparse.Namespace) -> dict[str, Any]:
     """Prints the metrics and the costs of a checkpoint; returns them as the command's last line has them."""
     classifier = Classifier.load(options.checkpoint, options.device)
     checkpoint = classifier.checkpoint
-    _, test_images = data.load(options.data_dir)
+    test_images = data.load_test(options.data_dir)
     console = Console()
     print_line(console, describe(checkpoint))
+    if checkpoint.assumption:
+        print_line(console, checkpoint.assumption)
     evaluation = evaluate(classifier, test_images)
     print_table(console, evaluation)
     costs = {

@@ -156,7 +156,7 @@ def end_epoch(run: Run, state: RunState, epoch: Epoch, training_loss: float, sta
     improvement = ""
     if validation_loss <= state.best_loss and run.recipe.keep == "best":
         improvement = (
-            f"  Validation loss decreased ({state.best_loss:.4f} --> {validation_loss:.4f}).  Saving model ..."
+            f"  Validation loss decreased ({state.best_loss:.4f} --> {validation_loss:.4f}).  Keeping these weights."
         )
     if validation_loss <= state.best_loss or run.recipe.keep == "last":
         state.best_loss = validation_loss

@@ -14,7 +14,9 @@ from classifier.networks import Pixels
 from classifier.picture import PictureError, PictureTooLarge
 from classifier.preprocessing import read_pixels
 from training.command import CHECKPOINT, Parser, add_device, execute
+from training.progress import print_line, printable
 
+SHADES = " .:-=+*#%@"  # from black to white
 MAX_BYTES = 10 * 2**20  # 10 MiB, the service's limit
 
 
@@ -37,13 +39,15 @@ def predict_files(options: argparse.Namespace) -> dict[str, Any]:
     """Predicts each file; one that cannot be read is reported in one sentence and sets the exit code to 1."""
     console = Console(markup=False, emoji=False, highlight=False)  # a file may be called [red] or :shoe:
     classifier = Classifier.load(options.checkpoint, options.device)
+    if classifier.checkpoint.assumption:
+        print_line(console, classifier.checkpoint.assumption)
     predictions: list[dict[str, Any]] = []
     for path in options.images:
         try:
             pixels = read_pixels(read(path))
         except (PictureError, OSError) as error:
             sentence = str(error) if isinstance(error, PictureError) else f"{error.strerror}."
-            print(f"{path}: {sentence}", file=sys.stderr)
+            print(printable(f"{path}: {sentence}"), file=sys.stderr)
             predictions.append({"file": str(path), "detail": sentence})
             continue
         [prediction] = classifier.predict(pixels[None, None])
@@ -64,12 +68,14 @@ def read(path: Path) -> bytes:
 
 def print_prediction(console: Console, path: Path, pixels: Pixels, prediction: Prediction) -> None:
     """Prints the prediction and, on a terminal, the 28×28 picture that the network received."""
-    console.print(f"{path}: {prediction['class']} ({prediction['confidence']:.1%})", soft_wrap=True)
+    print_line(console, f"{path}: {prediction['class']} ({prediction['confidence']:.1%})")
+    bar = "█" if console.encoding.startswith("utf") else "#"
     table = Table(show_header=False)
     for name, probability in sorted(prediction["probabilities"].items(), key=lambda item: -item[1]):
-        table.add_row(name, f"{probability:.1%}", "█" * round(30 * probability))
+        table.add_row(name, f"{probability:.1%}", bar * round(30 * probability))
     if console.is_terminal:
-        console.print(half_blocks(pixels))
+        has_colours = console.color_system in ("256", "truecolor") and not console.no_color and bar == "█"
+        console.print(half_blocks(pixels) if has_colours else shades(pixels))
     console.print(table)
 
 
@@ -81,6 +87,12 @@ def half_blocks(pixels: Pixels) -> Text:
             text.append("▀", style=f"rgb({above},{above},{above}) on rgb({below},{below},{below})")
         text.append("\n")
     return text
+
+
+def shades(pixels: Pixels) -> str:
+    """uint8 [28,28] as 14 lines of ASCII, for a terminal without colours; each character is two pixels' mean."""
+    means = pixels.reshape(14, 2, 28).mean(axis=1)
+    return "\n".join("".join(SHADES[int(mean) * len(SHADES) // 256] for mean in row) for row in means) + "\n"
 
 
 if __name__ == "__main__":

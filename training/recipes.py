@@ -1,12 +1,16 @@
 """The named recipes: all hyperparameters of a training run, one a line with its unit, and the network of a recipe."""
 
+import io
+import pickle
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from classifier import torch_file
+from classifier.file_formats import OLD_TORCH
 from classifier.networks import ARCHITECTURES, ConvNet, Pretrained
 from training.command import TrainingError
 from training.data import Images
@@ -115,6 +119,14 @@ PRETRAINED = Recipe(
     precision="float32",  # its depthwise convolutions take twice as long in bfloat16
 )
 RECIPES = {recipe.name: recipe for recipe in (TUTORIAL, TUTORIAL_LOGITS, FAST, BEST, SHIPPED, PRETRAINED)}
+PURPOSES = {  # one line a recipe, for --help
+    "tutorial": "the tutorial's training and network, line by line",
+    "tutorial-logits": "the same without its sigmoid",
+    "fast": "two minutes on two CPU cores; a larger network on an NVIDIA GPU",
+    "best": "a large network of the highest accuracy, over an hour on two CPU cores; the teacher of shipped",
+    "shipped": "a small network that learns from --teacher (knowledge distillation); made models/model_scratch.pt",
+    "pretrained": "fine-tunes a network of timm that was trained on ImageNet",
+}
 
 # On an NVIDIA GPU, which multiplies a thousand times as fast as two CPU cores and needs large batches to be busy.
 FAST_GPU = replace(
@@ -133,6 +145,9 @@ BEST_GPU = replace(
     epochs=180,
 )
 GPU_RECIPES = {"fast": FAST_GPU, "best": BEST_GPU}
+
+
+MAX_WEIGHTS_BYTES = 2**30  # 1 GiB, of a file of ImageNet weights
 
 
 def find_recipe(name: str, device: str) -> Recipe:
@@ -154,10 +169,17 @@ def make_network(recipe: Recipe, training_images: Images, weights: Path | None =
         ) from error
     except ValueError as error:
         raise TrainingError(f"{error}.") from error
+    except RuntimeError as error:
+        if recipe.architecture != "Pretrained":
+            raise
+        raise TrainingError(
+            f"timm cannot be loaded beside PyTorch {torch.__version__}: install both from one place, "
+            "as docs/development.md says."
+        ) from error
     if isinstance(network, ConvNet):
         network.whiten(training_images.pixels)
     if isinstance(network, Pretrained):
-        state_dict = torch_file.unpack(torch_file.read(weights), weights.name) if weights else None
+        state_dict = read_weights(weights) if weights else None
         try:
             network.start(state_dict)
         except (OSError, RuntimeError) as error:
@@ -166,3 +188,18 @@ def make_network(recipe: Recipe, training_images: Images, weights: Path | None =
                 f"{source} the ImageNet weights of {network.name}; name a file with --weights."
             ) from error
     return network
+
+
+def read_weights(path: Path) -> dict[str, Any]:
+    """The state dict in a file of weights: of torch.save, also in its format before PyTorch 1.6, or safetensors.
+
+    Raises CheckpointError.
+    """
+    content = torch_file.read(path, max_bytes=MAX_WEIGHTS_BYTES)
+    if not content.startswith(OLD_TORCH):
+        return torch_file.unpack(content, path.name)
+    try:  # the user's own file, on the user's own computer: a service does not read this format
+        weights: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (*torch_file.MALFORMED, pickle.UnpicklingError) as error:
+        raise torch_file.CheckpointError(f"{path.name} is damaged, or has more in it than tensors.") from error
+    return weights

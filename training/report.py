@@ -2,8 +2,11 @@
 
 import base64
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from reprlib import Repr
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 from matplotlib.figure import Figure
@@ -19,6 +22,13 @@ DPI = 120
 COLUMNS = 10  # of a grid of images
 SAMPLES, MISTAKES = 20, 40  # images
 PAGE = "report.html.jinja"
+MAX_EPOCHS = 10_000  # of a learning curve
+MAX_FACTS = 60  # of a table; a recipe has 25
+SHORTENED = Repr()  # the metadata of a checkpoint may be anything
+SHORTENED.maxdict = SHORTENED.maxlist = SHORTENED.maxtuple = 12
+SHORTENED.maxlevel = 3
+SHORTENED.maxstring = SHORTENED.maxother = 200  # characters
+CURVES = ("training_loss", "validation_loss", "validation_accuracy")
 
 
 def write(folder: Path, checkpoint: Checkpoint, evaluation: Evaluation, test: Images, sample: Images) -> None:
@@ -26,21 +36,21 @@ def write(folder: Path, checkpoint: Checkpoint, evaluation: Evaluation, test: Im
 
     The page needs no other file and no network. Raises TrainingError.
     """
+    training = checkpoint.training
     figures = {
         "samples": sample_grid(sample[:SAMPLES]),
         "confusion": confusion_figure(evaluation.confusion),
         "reliability": reliability_diagram(evaluation),
         "mistakes": mistake_grid(evaluation, test),
     }
-    history = checkpoint.training.get("history")
-    if history:
+    if history := readable_history(training.get("history")):
         figures["curves"] = learning_curves(history)
     pictures = {name: png(figure) for name, figure in figures.items()}
     page = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template(PAGE).render(
         checkpoint=checkpoint,
         title=describe(checkpoint),
-        facts={name: value for name, value in checkpoint.training.items() if name not in ("settings", "history")},
-        settings=checkpoint.training.get("settings", {}),
+        facts=table({name: value for name, value in training.items() if name not in ("settings", "history")}),
+        settings=table(training.get("settings")),
         evaluation=evaluation,
         classes=CLASSES,
         bins=CALIBRATION_BINS,
@@ -48,6 +58,36 @@ def write(folder: Path, checkpoint: Checkpoint, evaluation: Evaluation, test: Im
     )  # fmt: skip
     files = {"report.html": page.encode()} | {f"{name}.png": content for name, content in pictures.items()}
     write_files(folder, files)
+
+
+def readable_history(history: Any) -> list[dict[str, float]]:
+    """The history if every epoch has the numbers of the learning curves, else nothing."""
+    if not isinstance(history, list) or len(history) > MAX_EPOCHS:
+        return []
+    if not all(isinstance(epoch, dict) and all(is_finite(epoch.get(name)) for name in CURVES) for epoch in history):
+        return []
+    return history
+
+
+def is_finite(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e30 and math.isfinite(value)
+
+
+def table(facts: Any) -> dict[str, list[str]]:
+    """Metadata of a checkpoint as names and lines of text, shortened."""
+    if not isinstance(facts, dict):
+        return {}
+    rows: dict[str, list[str]] = {}
+    for name, value in list(facts.items())[:MAX_FACTS]:
+        parts = list(value.items())[:MAX_FACTS] if isinstance(value, dict) else None
+        rows[short(name)] = [short(value)] if parts is None else [f"{short(key)} {short(part)}" for key, part in parts]
+    return rows
+
+
+def short(value: Any) -> str:
+    """The value in one line of text."""
+    text = value if isinstance(value, str) and len(value) <= SHORTENED.maxstring else SHORTENED.repr(value)
+    return text if len(text) <= 4 * SHORTENED.maxstring else f"{text[: 4 * SHORTENED.maxstring]}…"
 
 
 def write_samples(folder: Path, sample: Images) -> None:

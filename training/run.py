@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from classifier.checkpoint import Checkpoint, save
+from classifier.checkpoint import Checkpoint, CheckpointError, describe, load, save
 from classifier.classifier import Classifier, find_device
 from training import data
 from training.calibration import calibrate
@@ -40,7 +40,7 @@ from training.loop import Run, RunState, train
 from training.metrics import evaluate
 from training.progress import print_line
 from training.provenance import provenance
-from training.recipes import PRETRAINED, RECIPES, Recipe, find_recipe, make_network
+from training.recipes import PRETRAINED, PURPOSES, RECIPES, Recipe, find_recipe, make_network
 from training.resume import ResumeFile
 from training.step import compute_dtype
 
@@ -51,13 +51,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="python -m training.run", description=__doc__)
+    recipes = "\n".join(f"  {name:<16} {purpose}" for name, purpose in PURPOSES.items())
+    parser = Parser(
+        prog="python -m training.run",
+        description=__doc__,
+        epilog=f"recipes:\n{recipes}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
     add(
         "--recipe",
         choices=RECIPES,
         default="fast",
-        help="network and hyperparameters (default: fast); a GPU has its own",
+        metavar="NAME",
+        help="network and hyperparameters, see below (default: fast)",
     )
     add("--epochs", type=positive(int), metavar="N", help="passes over the training images (default: the recipe's)")
     add("--batch-size", type=positive(int), metavar="N", help="images per step (default: the recipe's)")
@@ -67,7 +74,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add_data_dir(parser)
     add("--output", type=Path, default=CHECKPOINT, metavar="FILE", help=f"checkpoint to write (default: {CHECKPOINT})")
     add_report(parser)
-    add("--resume", action="store_true", help="continue an interrupted run; repeat its other arguments")
+    add("--resume", action="store_true", help="continue an interrupted run; repeat its other arguments (default: no)")
     add(
         "--backbone",
         metavar="NAME",
@@ -122,12 +129,18 @@ def run_training(
 ) -> dict[str, Any] | None:
     """Trains, evaluates and saves; returns the last line's content in the main process, else None."""
     console = Console(emoji=False, quiet=not dist.is_main)
+    resume_file = ResumeFile(options.output, recipe, options.seed, dist.count)
+    if options.output.exists():
+        announce_replacement(options, recipe, resume_file, console)
     teacher = load_teacher(options.teacher, device.type, options.seed) if options.teacher else None
     with dist.main_first():
         images, test_images = data.load(options.data_dir)
     training, validation = data.split(images.to(device), recipe.validation_images, options.seed)
     if recipe.batch_size < 2 * dist.count:
-        raise TrainingError(f"a batch of {recipe.batch_size} images is too small for {dist.count} processes.")
+        raise TrainingError(
+            f"--batch-size {recipe.batch_size} is too small for {dist.count} process{'es' if dist.count > 1 else ''}: "
+            f"at least {2 * dist.count} images."
+        )
 
     torch.manual_seed(options.seed)
     network = make_network(recipe, training, options.weights).to(device)
@@ -147,7 +160,6 @@ def run_training(
 
         report.write_samples(options.report, training)
 
-    resume_file = ResumeFile(options.output, recipe, options.seed, dist.count)
     resume = options.resume and resume_file.exists()
     if options.resume:
         print_line(
@@ -162,6 +174,32 @@ def run_training(
     if not state.interrupted:
         resume_file.remove()
     return result
+
+
+def announce_replacement(
+    options: argparse.Namespace, recipe: Recipe, resume_file: ResumeFile, console: Console
+) -> None:
+    """Says which network stands at --output. Raises TrainingError if --resume would extend a finished run."""
+    try:
+        checkpoint = load(options.output)
+    except CheckpointError as error:
+        print_line(console, f"{error.with_path()} This run replaces it at its end.")
+        return
+    print_line(
+        console,
+        f"{options.output} holds {describe(checkpoint)}. This run replaces it at its end, but not if interrupted.",
+    )
+    same_run = (checkpoint.recipe, checkpoint.training.get("seed")) == (recipe.name, options.seed)
+    if options.resume and same_run and not resume_file.exists():
+        raise TrainingError(
+            f"there is no {resume_file.path} to resume: {options.output} is a run of this recipe and seed that has "
+            "ended, and such a run cannot be extended; train anew without --resume, or name another --output."
+        )
+
+
+def interrupted_output(output: Path) -> Path:
+    """Where an interrupted run writes: `output` if nothing stands there, else beside it."""
+    return output.with_name(f"{output.stem}.interrupted{output.suffix}") if output.exists() else output
 
 
 def finish(run: Run, state: RunState, test_images: data.Images, options: argparse.Namespace) -> dict[str, Any]:
@@ -185,7 +223,8 @@ def finish(run: Run, state: RunState, test_images: data.Images, options: argpars
     checkpoint.metrics.update(
         test_loss=evaluation.loss, test_accuracy=evaluation.accuracy, ece=evaluation.ece, nll=evaluation.nll
     )
-    checkpoint = replace(checkpoint, sha256=save(checkpoint, options.output))
+    output = interrupted_output(options.output) if state.interrupted else options.output
+    checkpoint = replace(checkpoint, sha256=save(checkpoint, output))
 
     print_table(run.console, evaluation)
     if options.report:
@@ -193,8 +232,10 @@ def finish(run: Run, state: RunState, test_images: data.Images, options: argpars
 
         report.write(options.report, checkpoint, evaluation, test_images, sample=run.training)
     python = os.path.relpath(sys.executable) if sys.prefix.startswith(os.getcwd()) else sys.executable
-    command = shlex.join((python, "-m", "service", "--model", str(options.output)))
-    print_line(run.console, f"Saved {options.output}. Serve it: {command}")
+    command = shlex.join((python, "-m", "service", "--model", str(output)))
+    if output != options.output:
+        print_line(run.console, f"The run was interrupted, so {options.output} stays as it was.")
+    print_line(run.console, f"Saved {output}. Serve it: {command}")
     return {
         "recipe": recipe.name,
         "seed": run.seed,
@@ -207,7 +248,7 @@ def finish(run: Run, state: RunState, test_images: data.Images, options: argpars
         "test_loss": evaluation.loss,
         "test_accuracy": evaluation.accuracy,
         "ece": evaluation.ece,
-        "output": str(options.output),
+        "output": str(output),
         "exit_code": INTERRUPTED if state.interrupted else 0,
     }
 

@@ -2,6 +2,7 @@ import gzip
 import hashlib
 import shutil
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,6 +41,9 @@ def test_an_incomplete_folder_is_an_error_that_names_the_files_and_the_flag(tmp_
     with pytest.raises(DataError) as caught:
         data.load(tmp_path)
     assert all(word in str(caught.value) for word in [*FILES, "--data-dir", str(tmp_path)])
+    missing = FILES[2].removesuffix(".gz")
+    assert str(caught.value).startswith(f"{tmp_path} does not hold {missing} (or .gz): download the four files ")
+    assert "https://github.com/zalandoresearch/fashion-mnist" in str(caught.value)
 
 
 @pytest.mark.parametrize("folder", [Path("missing"), Path("x" * 300), Path("file")], ids=["missing", "long", "file"])
@@ -90,6 +94,27 @@ def test_decompression_stops_at_the_size_of_the_file(tmp_path: Path) -> None:
     (tmp_path / f"{name}.gz").write_bytes(gzip.compress(bytes(BYTES[name] + 1)) + b"not gzip, never read")
     with pytest.raises(DataError, match="is not the file of Fashion-MNIST"):
         data.read_verified(tmp_path, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("train-images-idx3-ubyte", struct.pack(">4I", 0x803, 5_000, 32, 32) + bytes(5_000), "5,000 images of 32×32"),
+        ("train-labels-idx1-ubyte", struct.pack(">2I", 0x801, 5_000) + bytes(5_000), "5,000 labels"),
+    ],
+)
+def test_other_images_are_named_with_their_size(name: str, content: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        data.read_verified(tmp_path, name)
+    assert f"{tmp_path / name} holds {words}; the file of Fashion-MNIST holds 60,000" in str(caught.value)
+    assert "delete" not in str(caught.value)
+
+
+def test_names_with_a_dot_are_found(tmp_path: Path) -> None:
+    for name in SHA256:
+        (tmp_path / name.replace("-idx", ".idx")).write_bytes(b"nonsense")
+    assert data.find_folder(tmp_path) == tmp_path
 
 
 @contextmanager
@@ -220,4 +245,4 @@ def test_a_download_is_verified_and_replaces_a_damaged_file(
     damaged.write_bytes(b"half")
     folder = data.download(tmp_path / "data")
     assert [path.name for path in (tmp_path / "data").iterdir()] == [TORCHVISION_LAYOUT.parts[0]]
-    assert len(data.parse(folder)[1]) == 10_000
+    assert len(data.read_images(folder, data.TEST_FILES)) == 10_000

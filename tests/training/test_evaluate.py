@@ -10,7 +10,7 @@ from classifier.checkpoint import Checkpoint
 from classifier.classifier import Classifier
 from classifier.networks import CLASSES, ConvNet, Net
 from training import evaluate
-from training.data import Images
+from training.data import DEBIAN_DIR, TEST_FILES, Images
 from training.evaluate import latency, multiply_adds, print_table
 from training.metrics import evaluate as evaluate_images
 
@@ -58,7 +58,7 @@ def test_a_missing_checkpoint_is_one_sentence(tmp_path: Path, capsys: pytest.Cap
     assert evaluate.main([str(tmp_path / "missing.pt")]) == 1
     output = capsys.readouterr()
     assert output.out == ""
-    assert output.err == "error: missing.pt does not exist: train it with `python -m training.run`.\n"
+    assert output.err == f"error: {tmp_path}/missing.pt does not exist: train it with `python -m training.run`.\n"
 
 
 def test_missing_data_is_one_sentence(
@@ -90,3 +90,14 @@ def test_the_command_evaluates_a_checkpoint_on_the_test_set(
     assert {*result["precision"]} == {*result["recall"]} == {*result["f1"]} == {*CLASSES}
     assert (tmp_path / "confusion.png").stat().st_size > 10_000
     assert (tmp_path / "report.html").stat().st_size > 100_000
+
+
+@pytest.mark.data
+def test_the_test_files_alone_are_enough_and_an_assumption_is_said(
+    tmp_path: Path, tutorial_state_dict: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in TEST_FILES:
+        (tmp_path / f"{name.replace('-idx', '.idx')}.gz").symlink_to(DEBIAN_DIR / f"{name}.gz")
+    assert evaluate.main([str(tutorial_state_dict), "--device", "cpu", "--data-dir", str(tmp_path)]) == 0
+    output = capsys.readouterr().out
+    assert "pixels / 255 and no Normalize, no ReLU behind the convolutions, and a sigmoid at the end" in output

@@ -178,8 +178,8 @@ def test_an_epoch_is_one_line_that_announces_a_lower_loss(tiny_images: Images, t
     assert "images/s" not in stream.getvalue()
     first, second = history[0]["validation_loss"], history[1]["validation_loss"]
     assert re.match(r"epoch  1/4 +[\d.]+ s  training loss [\d.]+  validation loss [\d.]+  accuracy [\d.]+%", lines[0])
-    assert lines[0].endswith(f"  Validation loss decreased (inf --> {first:.4f}).  Saving model ...")
-    assert lines[1].endswith(f"  Validation loss decreased ({first:.4f} --> {second:.4f}).  Saving model ...")
+    assert lines[0].endswith(f"  Validation loss decreased (inf --> {first:.4f}).  Keeping these weights.")
+    assert lines[1].endswith(f"  Validation loss decreased ({first:.4f} --> {second:.4f}).  Keeping these weights.")
 
 
 def test_a_terminal_has_a_progress_bar_with_loss_and_speed_and_remaining_time(

@@ -1,3 +1,4 @@
+import io
 import json
 import subprocess
 import sys
@@ -6,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from classifier.classifier import Classifier
 from classifier.networks import CLASSES
@@ -76,7 +78,7 @@ def test_a_missing_checkpoint_is_one_sentence(
     assert predict.main([str(pictures[0]), "--checkpoint", str(tmp_path / "no.pt")]) == 1
     output = capsys.readouterr()
     assert output.out == ""
-    assert output.err == "error: no.pt does not exist: train it with `python -m training.run`.\n"
+    assert output.err == f"error: {tmp_path}/no.pt does not exist: train it with `python -m training.run`.\n"
 
 
 def test_the_command_runs_as_a_module(pictures: list[Path], tutorial_state_dict: Path) -> None:
@@ -93,3 +95,27 @@ def test_a_line_of_text_shows_two_rows_of_pixels() -> None:
     text = predict.half_blocks(pixels)
     assert text.plain == ("▀" * 28 + "\n") * 14
     assert str(text.spans[29].style) == f"rgb({2 * 28 + 1},{2 * 28 + 1},{2 * 28 + 1}) on rgb(85,85,85)"
+
+
+@pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=["NO_COLOR", "dumb"])
+def test_a_terminal_without_colours_shows_shades(
+    environment: dict[str, str], tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, markup=False, emoji=False, highlight=False)
+    pixels = np.tile(np.linspace(0, 255, 28).astype(np.uint8), (28, 1))
+    [prediction] = Classifier.load(tiny_checkpoint, "cpu").predict(pixels[None, None])
+    predict.print_prediction(console, Path("shoe.png"), pixels, prediction)
+    assert "▀" not in stream.getvalue()
+    rows = [line for line in stream.getvalue().splitlines() if line.endswith("@")]
+    assert len(rows) == 14
+
+
+def test_what_a_bare_state_dict_is_assumed_to_be_is_said(
+    pictures: list[Path], tutorial_state_dict: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict.main([str(pictures[0]), "--checkpoint", str(tutorial_state_dict)]) == 0
+    assert "pixels / 255 and no Normalize, no ReLU behind the convolutions, and a sigmoid" in capsys.readouterr().out
