@@ -154,7 +154,9 @@ def test_too_many_open_files_pass(tiny_checkpoint: Path) -> None:
     async def ask() -> None:
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
         models = ModelStore(Settings(model=tiny_checkpoint), Metrics())
-        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, limits[1]))
+        lowest_free = os.open(os.devnull, os.O_RDONLY)
+        os.close(lowest_free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, limits[1]))
         try:
             await models.load()
         finally:
