@@ -1,7 +1,8 @@
 """A network on ONNX Runtime or PyTorch: pixels -> logits.
 
-On a CPU, ONNX Runtime is faster than PyTorch. `torch.onnx.export` translates the network each time a checkpoint is
-loaded, so the checkpoint stays the only file. PyTorch runs the network on other devices, and where ONNX Runtime cannot.
+On a CPU, ONNX Runtime is faster than PyTorch for small networks. `torch.onnx.export` translates the network each time a
+checkpoint is loaded, so the checkpoint stays the only file. PyTorch runs the network on other devices, and where ONNX
+Runtime cannot or need not.
 """
 
 import io
@@ -18,6 +19,12 @@ from classifier.networks import SIDE, Logits, Pixels
 ONNX_OPSET = 17  # of 2022; every ONNX Runtime that pyproject.toml allows reads it
 TOLERANCE = 1e-3  # of a logit, relative and absolute; rounding in float32 accounts for about 1e-5
 
+# Above these, PyTorch runs the network. It is as fast there (recipe best: 26 ms, not 32, for a picture), and the
+# export holds Python's lock, on which the event loop waits (best-gpu, 31 MB and 66 layers: 0.2 s; a network of
+# 1,500 layers: 6 s).
+MAX_EXPORTED_BYTES = 8 * 2**20  # 8 MiB of weights
+MAX_EXPORTED_LAYERS = 72  # convolutions and linear layers, each counted once for a view
+
 Run = Callable[[Pixels], Logits]
 """Computes logits, float32 [N,10], of pixels, uint8 [N,1,28,28]."""
 
@@ -29,13 +36,20 @@ def choose_runtime(network: nn.Module, device: torch.device) -> tuple[str, Run]:
 
     `network` is on `device` and in evaluation mode. If ONNX Runtime cannot run it on a CPU, the log says why.
     """
-    if device.type == "cpu":
+    if device.type == "cpu" and is_small(network):
         try:
             return "onnxruntime", on_onnxruntime(network)
         except Exception as error:  # the exceptions of ONNX Runtime have no base class of their own
             reason = str(error).partition("\n")[0]
             logger.warning("ONNX Runtime cannot run the network (%s); PyTorch runs it, more slowly.", reason)
     return "pytorch", on_pytorch(network, device)
+
+
+def is_small(network: nn.Module) -> bool:
+    """Whether the export to ONNX takes little time."""
+    layers = sum(isinstance(module, nn.Conv2d | nn.Linear) for module in network.modules())
+    size = sum(tensor.nbytes for tensor in network.state_dict().values())
+    return size <= MAX_EXPORTED_BYTES and layers * getattr(network, "tta_views", 1) <= MAX_EXPORTED_LAYERS
 
 
 def on_pytorch(network: nn.Module, device: torch.device) -> Run:

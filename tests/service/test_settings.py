@@ -1,6 +1,7 @@
 import pytest
 
-from service.settings import PREFIX, SettingsError, load_settings
+from service.__main__ import main
+from service.settings import PREFIX, Settings, SettingsError, load_settings
 
 
 def test_the_environment_is_read_and_a_flag_beats_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,3 +83,21 @@ def test_an_origin_that_can_never_match_is_refused(monkeypatch: pytest.MonkeyPat
 def test_a_root_path_is_made_right(monkeypatch: pytest.MonkeyPatch, value: str, prefix: str | None) -> None:
     monkeypatch.setenv("SERVICE_ROOT_PATH", value)
     assert load_settings().root_path == prefix
+
+
+def test_the_link_that_kubernetes_sets_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVICE_PORT", "tcp://10.0.0.7:80")
+    assert load_settings().port == 8000
+    assert load_settings(port="9000").port == 9000
+
+
+def test_the_help_lists_every_variable_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capsys.readouterr().out
+    for name, field in Settings.model_fields.items():
+        [line] = [line for line in text.splitlines() if line.split()[:1] == [PREFIX + name.upper()]]
+        assert str(field.description) in line
+        assert line.endswith(")")
+    assert "SERVICE_PORT                 port to listen on (8000)" in text
+    assert "(models/model_scratch.pt)" in text

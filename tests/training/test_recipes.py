@@ -2,9 +2,12 @@ from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+from safetensors.torch import save as save_safetensors
 
 from classifier.checkpoint import RECIPE_NAME
+from classifier.file_formats import OLD_TORCH
 from classifier.networks import ARCHITECTURES, MAX_WIDTH
 from classifier.torch_file import CheckpointError
 from training.command import TrainingError
@@ -13,6 +16,7 @@ from training.recipes import (
     FAST,
     GPU_RECIPES,
     PRETRAINED,
+    PURPOSES,
     RECIPES,
     TUTORIAL,
     TUTORIAL_LOGITS,
@@ -106,3 +110,31 @@ def test_a_pretrained_network_without_its_weights_is_one_sentence(
 def test_a_missing_file_of_weights_is_one_sentence(tmp_path: Path, tiny_images: Images) -> None:
     with pytest.raises(CheckpointError, match=r"^missing\.pt does not exist\.$"):
         make_network(PRETRAINED, tiny_images, tmp_path / "missing.pt")
+
+
+BACKBONE = "resnet10t.c3_in1k"  # with the tag of its weights
+
+
+@pytest.mark.parametrize("kind", ["torch", "old torch", "safetensors"])
+def test_weights_of_imagenet_are_read_from_each_format(kind: str, tmp_path: Path, tiny_images: Images) -> None:
+    torch.manual_seed(0)
+    weights = timm.create_model(BACKBONE).state_dict()
+    path = tmp_path / "weights"
+    if kind == "safetensors":
+        path.write_bytes(save_safetensors(weights))
+    else:
+        torch.save(weights, path, _use_new_zipfile_serialization=kind == "torch")
+    recipe = replace(PRETRAINED, arguments={"backbone": BACKBONE, "side": 56})
+    started = make_network(recipe, tiny_images, path).state_dict()
+    assert torch.equal(started["backbone.bn1.weight"], weights["bn1.weight"])
+    assert torch.equal(started["backbone.layer1.0.conv1.weight"], weights["layer1.0.conv1.weight"])
+
+
+def test_a_damaged_file_of_weights_before_pytorch_1_6_is_one_sentence(tmp_path: Path, tiny_images: Images) -> None:
+    (tmp_path / "weights.pth").write_bytes(OLD_TORCH + b"nothing")
+    with pytest.raises(CheckpointError, match=r"^weights\.pth is damaged, or has more in it than tensors\.$"):
+        make_network(PRETRAINED, tiny_images, tmp_path / "weights.pth")
+
+
+def test_every_recipe_has_a_line_for_the_help() -> None:
+    assert PURPOSES.keys() == RECIPES.keys()

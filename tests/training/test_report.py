@@ -127,3 +127,32 @@ def test_a_report_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None
     (tmp_path / "file").touch()
     with pytest.raises(TrainingError, match=r"^the report could not be written to .*file: File exists\.$"):
         report.write_files(tmp_path / "file", {})
+
+
+DEEP: list[object] = ["deep"]
+for _ in range(20):
+    DEEP = [DEEP, DEEP]
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"history": [{"loss": 1.0}]},
+        {"history": [{"training_loss": "1", "validation_loss": None, "validation_accuracy": 1.0}]},
+        {"history": 5},
+        {"history": [5]},
+        {"history": [{"training_loss": float("nan"), "validation_loss": 1.0, "validation_accuracy": 1e300}]},
+        {"settings": 5},
+        {"settings": {"arguments": DEEP}, "versions": {"python": DEEP}, "data": DEEP},
+        {"note": "x" * 10_000_000, **{f"fact{number}": number for number in range(10_000)}},
+    ],
+    ids=range(8),
+)
+def test_odd_metadata_leaves_the_page_small(
+    training: dict[str, object], tmp_path: Path, evaluated: tuple[Checkpoint, Evaluation, Images]
+) -> None:
+    checkpoint, evaluation, images = evaluated
+    odd = replace(checkpoint, training={"recipe": "x", "seed": 0, **training})
+    report.write(tmp_path, odd, evaluation, images, sample=images)
+    assert (tmp_path / "report.html").stat().st_size < 2_000_000
+    assert not (tmp_path / "curves.png").exists()
