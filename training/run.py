@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from classifier.checkpoint import Checkpoint, CheckpointError, describe, load, save
+from classifier.checkpoint import Checkpoint, save
 from classifier.classifier import Classifier, find_device
 from training import data
 from training.calibration import calibrate
@@ -38,6 +38,7 @@ from training.distributed import Processes, connected_processes
 from training.evaluate import print_table
 from training.loop import Run, RunState, train
 from training.metrics import evaluate
+from training.output import announce_replacement, interrupted_output
 from training.progress import print_line
 from training.provenance import provenance
 from training.recipes import PRETRAINED, PURPOSES, RECIPES, Recipe, find_recipe, make_network
@@ -131,7 +132,7 @@ def run_training(
     console = Console(emoji=False, quiet=not dist.is_main)
     resume_file = ResumeFile(options.output, recipe, options.seed, dist.count)
     if options.output.exists():
-        announce_replacement(options, recipe, resume_file, console)
+        announce_replacement(options.output, recipe, options.seed, options.resume, resume_file, console)
     teacher = load_teacher(options.teacher, device.type, options.seed) if options.teacher else None
     with dist.main_first():
         images, test_images = data.load(options.data_dir)
@@ -174,32 +175,6 @@ def run_training(
     if not state.interrupted:
         resume_file.remove()
     return result
-
-
-def announce_replacement(
-    options: argparse.Namespace, recipe: Recipe, resume_file: ResumeFile, console: Console
-) -> None:
-    """Says which network stands at --output. Raises TrainingError if --resume would extend a finished run."""
-    try:
-        checkpoint = load(options.output)
-    except CheckpointError as error:
-        print_line(console, f"{error.with_path()} This run replaces it at its end.")
-        return
-    print_line(
-        console,
-        f"{options.output} holds {describe(checkpoint)}. This run replaces it at its end, but not if interrupted.",
-    )
-    same_run = (checkpoint.recipe, checkpoint.training.get("seed")) == (recipe.name, options.seed)
-    if options.resume and same_run and not resume_file.exists():
-        raise TrainingError(
-            f"there is no {resume_file.path} to resume: {options.output} is a run of this recipe and seed that has "
-            "ended, and such a run cannot be extended; train anew without --resume, or name another --output."
-        )
-
-
-def interrupted_output(output: Path) -> Path:
-    """Where an interrupted run writes: `output` if nothing stands there, else beside it."""
-    return output.with_name(f"{output.stem}.interrupted{output.suffix}") if output.exists() else output
 
 
 def finish(run: Run, state: RunState, test_images: data.Images, options: argparse.Namespace) -> dict[str, Any]:

@@ -8,8 +8,6 @@ import torch
 
 from classifier.checkpoint import NEW_NAMES, Checkpoint, CheckpointError, build, describe, load, save
 from classifier.networks import ConvNet, Net
-from classifier.weights import check_costs, costs, expected_weights
-from training.recipes import GPU_RECIPES, RECIPES, Recipe
 
 SHIPPED = Path(__file__).parents[2] / "models/model_scratch.pt"
 
@@ -226,32 +224,6 @@ def test_settings_of_another_shape_do_not_stop_a_checkpoint(tmp_path: Path, sett
     training = {"recipe": "odd", "settings": settings}
     save(Checkpoint("ConvNet", {"widths": (3, 4)}, weights, training=training), tmp_path / "odd.pt")
     assert load(tmp_path / "odd.pt").recipe == "odd"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({"widths": (1024,), "blocks": (2,), "side": 28, "tta_views": 6}, "multiply-adds, over the limit of 4,000,000"),
-        ({"widths": (1024,), "side": 28, "blocks": (0,)}, "802,816 activations in a layer, over the limit of 524,288"),
-    ],
-)  # fmt: skip
-def test_a_network_of_too_much_work_is_refused(arguments: dict[str, object], words: str, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    save(Checkpoint("ConvNet", arguments, ConvNet(**arguments).state_dict(), training={"recipe": "x"}), tmp_path / "a")  # type: ignore[arg-type]
-    with pytest.raises(CheckpointError, match=words):
-        load(tmp_path / "a")
-
-
-@pytest.mark.parametrize("recipe", [*RECIPES.values(), *GPU_RECIPES.values()], ids=lambda recipe: recipe.name)
-def test_every_recipe_is_within_the_limits(recipe: Recipe) -> None:
-    expected_weights(recipe.architecture, recipe.arguments, "a recipe")
-    check_costs(recipe.architecture, recipe.arguments, "a recipe")
-
-
-def test_the_costs_of_the_shipped_network_are_those_in_the_documents() -> None:
-    checkpoint = load(SHIPPED)
-    multiply_adds, _ = costs(build(checkpoint))
-    assert multiply_adds == 8_132_384
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

@@ -21,7 +21,7 @@ from tests.service.conftest import DEADLINE_SECONDS, POLL_SECONDS, poll, started
 MIB = 2**20
 MAX_MEMORY = 300 * MIB
 MAX_DELAY_SECONDS = 1.0  # ten times what the soak test allows on an idle machine
-NAMES = (  # a file of each kind; the others are in tests/classifier/test_hostile_checkpoints.py
+NAMES = (  # a file of each kind; the others are in tests/classifier/test_bounded_checkpoints.py
     "tuples as a key, whose hash doubles with each level",
     "a bytearray of 3 GB",
     "11 GB of activations",

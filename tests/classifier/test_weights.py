@@ -1,0 +1,38 @@
+"""Limits of a network's size and cost."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from classifier.checkpoint import Checkpoint, CheckpointError, build, load, save
+from classifier.networks import ConvNet
+from classifier.weights import check_costs, costs, expected_weights
+from tests.classifier.test_checkpoint import SHIPPED
+from training.recipes import GPU_RECIPES, RECIPES, Recipe
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"widths": (1024,), "blocks": (2,), "side": 28, "tta_views": 6}, "multiply-adds, over the limit of 4,000,000"),
+        ({"widths": (1024,), "side": 28, "blocks": (0,)}, "802,816 activations in a layer, over the limit of 524,288"),
+    ],
+)  # fmt: skip
+def test_a_network_of_too_much_work_is_refused(arguments: dict[str, object], words: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save(Checkpoint("ConvNet", arguments, ConvNet(**arguments).state_dict(), training={"recipe": "x"}), tmp_path / "a")  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match=words):
+        load(tmp_path / "a")
+
+
+@pytest.mark.parametrize("recipe", [*RECIPES.values(), *GPU_RECIPES.values()], ids=lambda recipe: recipe.name)
+def test_every_recipe_is_within_the_limits(recipe: Recipe) -> None:
+    expected_weights(recipe.architecture, recipe.arguments, "a recipe")
+    check_costs(recipe.architecture, recipe.arguments, "a recipe")
+
+
+def test_the_costs_of_the_shipped_network_are_those_in_the_documents() -> None:
+    checkpoint = load(SHIPPED)
+    multiply_adds, _ = costs(build(checkpoint))
+    assert multiply_adds == 8_132_384
