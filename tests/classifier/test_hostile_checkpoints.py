@@ -1,7 +1,6 @@
 """Damaged, foreign and hostile checkpoints: each is refused with one sentence, and nothing in it is executed."""
 
 import io
-import os
 import pickle
 import random
 import zipfile
@@ -14,7 +13,6 @@ import pytest
 import torch
 
 from classifier import checkpoint as checkpoints
-from classifier import torch_file
 from classifier.checkpoint import Checkpoint, CheckpointError, load, save
 from classifier.classifier import Classifier
 from classifier.networks import CLASSES, ConvNet, Net
@@ -236,29 +234,3 @@ def test_arguments_that_the_network_does_not_accept_are_refused(
     architecture = {"name": name, "arguments": arguments}
     torch.save(content(architecture=architecture, state_dict=dict(network.state_dict())), tmp_path / "wrong.pt")
     refusal(tmp_path / "wrong.pt")
-
-
-def test_a_path_that_is_not_a_regular_file_is_refused_at_once(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.pt")
-    assert "not a regular file" in refusal(tmp_path / "pipe.pt")
-    (tmp_path / "folder.pt").mkdir()
-    assert "not a regular file" in refusal(tmp_path / "folder.pt")
-    (tmp_path / "zero.pt").symlink_to("/dev/zero")
-    assert "not a regular file" in refusal(tmp_path / "zero.pt")
-    assert "does not exist" in refusal(tmp_path / "missing.pt")
-    assert "cannot be read" in refusal(tmp_path / ("x" * 300))
-
-
-def test_a_pipe_that_is_being_written_is_refused_at_once(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.pt")
-    writer = os.open(tmp_path / "pipe.pt", os.O_RDWR)
-    try:
-        assert "not a regular file" in refusal(tmp_path / "pipe.pt")
-    finally:
-        os.close(writer)
-
-
-def test_a_file_over_the_size_limit_is_not_read(tmp_path: Path) -> None:
-    with (tmp_path / "large.pt").open("wb") as file:
-        file.truncate(torch_file.MAX_BYTES + 1)  # a sparse file, which takes no disk space
-    assert "over the limit of 134,217,728" in refusal(tmp_path / "large.pt")
