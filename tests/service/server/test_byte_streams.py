@@ -54,6 +54,11 @@ class Request:
     upgrade: tuple[bytes, ...]
     body: bytes
 
+    @property
+    def is_last(self) -> bool:
+        """The connection is closed after its answer, and what follows it is not read."""
+        return self.line.endswith(b"HTTP/1.0") or any(b"close" in header for header in self.headers)
+
     def render(self, upgrade: bool) -> bytes:
         lines = (self.line, b"Host: x", *(self.upgrade if upgrade else ()), *self.headers)
         return b"".join(line + b"\r\n" for line in lines) + b"\r\n" + self.body
@@ -191,7 +196,7 @@ def test_answers_are_those_of_plain_uvicorn_without_upgrade(
     ours, plain = asyncio.run(both())
     note(f"{stream}: ours {ours}, plain {plain}")
     if plain and plain[-1][0] == 400:  # plain uvicorn refuses at once, and drops the answers that are not ready
-        assert ours[-1][0] == 400
+        assert ours[-1][0] == 400 or any(request.is_last for request in stream)
         assert ours[: len(plain) - 1] == plain[:-1]
         assert {status for status, _ in ours[:-1]} <= {100, 200}
     else:
