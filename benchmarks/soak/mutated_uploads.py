@@ -24,6 +24,7 @@ MODES = {  # format -> Pillow modes
     "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),
     "JPEG": ("L", "RGB", "CMYK"),
     "WEBP": ("RGB", "RGBA"),
+    "AVIF": ("L", "RGB", "RGBA"),
     "GIF": ("1", "L", "P"),
     "BMP": ("1", "L", "P", "RGB"),
 }
@@ -46,6 +47,7 @@ def corpus() -> list[bytes]:
                 files.append(encode(picture.convert(mode), format))
         files.append(encode(colour, "JPEG", progressive=True))
         files.append(encode(colour, "WEBP", lossless=True))
+        files.append(encode(colour, "AVIF", save_all=True, append_images=[colour.rotate(180)]))
         files.append(encode(colour.convert("P"), "GIF", save_all=True, append_images=[noise.convert("P")]))
         files.append(encode(noise, "PNG", interlace=True))
     return files

@@ -13,6 +13,7 @@ from PIL import Image
 
 from service.settings import Settings
 from tests.classifier.hostile import MAX_BYTES, bmp_rle, exif, gif_around, jpeg_around, png_around, segment
+from tests.classifier.test_avif import OPAQUE, with_size
 from tests.classifier.test_hostile_pictures import chunk, encode, jpeg, png
 from tests.service.conftest import SHOE, serving
 
@@ -61,6 +62,19 @@ BOMBS: dict[str, tuple[Callable[[], bytes], tuple[int, str]]] = {
     "a polyglot that begins like HTML": (lambda: b"<html>" + SHOE.read_bytes(), NO_PICTURE),
     "a polyglot that is a PNG and a ZIP": (lambda: SHOE.read_bytes() + b"PK\x05\x06" + bytes(18), (200, "")),
     "a PNG that goes on as a script": (lambda: b"\x89PNG\r\n\x1a\n<script>", (400, "")),
+    "an AVIF of 16,000x16,000": (
+        lambda: with_size(OPAQUE, (16_000, 16_000)),
+        too_large(16_000, 16_000, 16_000_000),
+    ),
+    "a WebP of 34 bytes": (
+        lambda: encode(Image.new("RGBA", (4_000, 4_000)), "WEBP", lossless=True, method=0),
+        (413, "The picture is 4000×4000 = 16,000,000 pixels, over the limit of "),
+    ),
+    "a PNG one pixel wide": (
+        lambda: png(1, 16_000_000, colour=6),
+        (413, "The picture is 1×16000000 pixels, over the limit of 65,535 for each side."),
+    ),
+    "texts in a small PNG": (lambda: png_around(chunk(b"iTXt", b"a\0\1\0\0\0" + BOMB), 8_000), (200, "")),
     "an SVG": (
         lambda: b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>',
         (415, "This is an SVG"),
