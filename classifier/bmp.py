@@ -40,7 +40,7 @@ def check_bmp(content: bytes) -> tuple[int, int, int, int]:
         raise UnreadableBmp(f"The BMP picture has a header of {header:,} bytes, which is not read; send it as PNG.")
     colours = struct.unpack_from("<I", content, FILE_HEADER_BYTES + 32)[0] if header >= INFO_HEADER_BYTES else 0
     if bits <= 8 and colours > MAX_PALETTE:
-        raise UnreadableBmp(f"The BMP picture has a palette of {colours:,} colours; only {MAX_PALETTE} are read.")
+        raise UnreadableBmp(f"The BMP picture has a palette of {colours:,} colours; up to {MAX_PALETTE} are read.")
     if bits not in READ_BITS.get(compression, ()):
         raise UnreadableBmp(
             f"The BMP picture has {bits} bits for each pixel and compression {compression}, which is not read; "
