@@ -16,11 +16,15 @@ from typing import Any
 import torch
 
 from classifier.file_formats import describe_archive, describe_format, is_safetensors
-from classifier.pickle_reader import ForeignClass, PickleError, PickleReader
+from classifier.pickle_reader import MAX_OPERATIONS, ForeignClass, PickleError, PickleReader
 
 MAX_BYTES = 128 * 2**20  # 128 MiB, of a checkpoint and of its network; the largest of a recipe has 31 MB
-MAX_MEMBERS = 4096  # of an archive: one a tensor, and a few
-MAX_DIRECTORY_BYTES = 512 * 2**10  # 512 KiB, of an archive's list of members
+TRUSTED_BYTES, TRUSTED_OPERATIONS = (
+    2**30,
+    10**6,
+)  # limits for a user's own files: to resume from, and of ImageNet weights
+MAX_MEMBERS = 8192  # of an archive: one a tensor, and a few
+MAX_DIRECTORY_BYTES = 2**20  # 1 MiB, of an archive's list of members
 MAX_SAFETENSORS_HEADER = 2**20  # 1 MiB
 PART_BYTES = 2**20  # 1 MiB, copied at a time: Python holds its lock, and the service's event loop waits
 ZIP_SIGNATURE = b"PK\x03\x04"
@@ -108,7 +112,7 @@ def open_without_blocking(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def unpack(content: bytes, name: str) -> dict[str, Any]:
+def unpack(content: bytes, name: str, max_operations: int = MAX_OPERATIONS) -> dict[str, Any]:
     """The dict in the bytes of a file of `torch.save`, or of a safetensors file. Raises CheckpointError.
 
     Its tensors are dense, on the CPU, and no larger than their bytes in the file.
@@ -120,7 +124,7 @@ def unpack(content: bytes, name: str) -> dict[str, Any]:
     if not content.startswith(ZIP_SIGNATURE):
         raise CheckpointError("{} is {}, which is not read: {}.".format(name, *describe_format(content)))
     try:
-        found = read_archive(content, name)
+        found = read_archive(content, name, max_operations)
     except ForeignClass as error:
         raise CheckpointError(
             f"{name} has the class or function {shortened(str(error))} in it; nothing in it was run. "
@@ -135,7 +139,7 @@ def unpack(content: bytes, name: str) -> dict[str, Any]:
     return found
 
 
-def read_archive(content: bytes, name: str) -> Any:
+def read_archive(content: bytes, name: str, max_operations: int) -> Any:
     """The value in an archive of `torch.save`. Raises CheckpointError, PickleError and those of MALFORMED."""
     try:
         archive = open_archive(content, name)
@@ -157,7 +161,7 @@ def read_archive(content: bytes, name: str) -> Any:
                 content += part
         return content
 
-    return PickleReader(record).read(archive.read(pickle))
+    return PickleReader(record, max_operations).read(archive.read(pickle))
 
 
 def open_archive(content: bytes, name: str) -> zipfile.ZipFile:

@@ -147,9 +147,6 @@ BEST_GPU = replace(
 GPU_RECIPES = {"fast": FAST_GPU, "best": BEST_GPU}
 
 
-MAX_WEIGHTS_BYTES = 2**30  # 1 GiB, of a file of ImageNet weights
-
-
 def find_recipe(name: str, device: str) -> Recipe:
     """The recipe for `--recipe name` on a type of device, "cpu", "cuda" or "mps"; a GPU has larger ones of its own."""
     return GPU_RECIPES[name] if device == "cuda" and name in GPU_RECIPES else RECIPES[name]
@@ -195,9 +192,9 @@ def read_weights(path: Path) -> dict[str, Any]:
 
     Raises CheckpointError.
     """
-    content = torch_file.read(path, max_bytes=MAX_WEIGHTS_BYTES)
+    content = torch_file.read(path, max_bytes=torch_file.TRUSTED_BYTES)
     if not content.startswith(OLD_TORCH):
-        return torch_file.unpack(content, path.name)
+        return torch_file.unpack(content, path.name, torch_file.TRUSTED_OPERATIONS)
     try:  # the user's own file, on the user's own computer: a service does not read this format
         weights: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (*torch_file.MALFORMED, pickle.UnpicklingError) as error:

@@ -43,7 +43,8 @@ class ResumeFile:
 
     def read(self) -> dict[str, Any]:
         """The state that was written last. Raises CheckpointError, TrainingError."""
-        content = torch_file.unpack(torch_file.read(self.path), self.path.name)
+        file = torch_file.read(self.path, max_bytes=torch_file.TRUSTED_BYTES)
+        content = torch_file.unpack(file, self.path.name, torch_file.TRUSTED_OPERATIONS)
         run, state = content.get("run"), content.get("state")
         if not isinstance(run, dict) or not isinstance(state, dict):
             raise TrainingError(

@@ -154,6 +154,8 @@ def run_training(
     )
     if teacher:
         print_line(console, f"Knowledge distillation: computing the logits of the teacher, {teacher.model}.")
+        if teacher.checkpoint.assumption:
+            print_line(console, teacher.checkpoint.assumption)
         training = add_teacher_logits(training, teacher)
         recipe = replace(recipe, teacher=teacher.model)
     if options.report and dist.is_main:

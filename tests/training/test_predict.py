@@ -57,7 +57,9 @@ def test_a_bad_file_is_one_sentence_and_the_others_are_predicted(
     assert ["class" in prediction for prediction in predictions] == [True, *[False] * len(bad), True]
     assert output.err.splitlines() == [f"{p['file']}: {p['detail']}" for p in predictions[1:-1]]
     for sentence, words in zip(
-        output.err.splitlines(), ["text, not a picture", "No such file", "directory", "PNG", "10,485,760", "empty"], strict=True
+        output.err.splitlines(),
+        ["text, not a picture", "No such file", "directory", "PNG", "10,485,760", "empty"],
+        strict=True,
     ):
         assert words in sentence
 
