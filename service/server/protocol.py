@@ -7,7 +7,6 @@ with an `Upgrade` header. A request that is refused here is answered by the app:
 import asyncio
 import socket
 import struct
-from enum import Enum
 from math import inf
 from typing import Any
 
@@ -17,6 +16,7 @@ from service.app import DRAINING
 from service.errors import BACKPRESSURE
 from service.server.answer_transport import AnswerTransport
 from service.server.drain import DRAIN
+from service.server.receiving import Receiving
 from service.server.uvicorn_api import HttpToolsProtocol, last_cycle
 from service.settings import Settings
 from service.uploads import REFUSAL
@@ -29,14 +29,6 @@ EARLY_SECONDS = 0.05  # a request read so soon after a pause was sent before Ret
 LINGER_SECONDS, LINGER_BYTES = 1.0, 2**20
 LATE_SECONDS = 2.0  # a request under way when the announced idle time ends is still read
 NO_LINGER = struct.pack("ii", 1, 0)  # on and 0 s (socket(7)): the kernel drops the unsent bytes
-
-
-class Receiving(Enum):
-    """The part of a request that is being received."""
-
-    NOTHING = 0
-    HEAD = 1
-    BODY = 2
 
 
 class DeadlineProtocol(HttpToolsProtocol):
