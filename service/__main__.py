@@ -40,8 +40,9 @@ def variables() -> str:
     """A line for each setting: its environment variable, its meaning and its default."""
     lines = []
     for name, field in Settings.model_fields.items():
-        default = {(): "none", None: "none", True: "true", False: "false"}.get(field.default, field.default)
-        lines.append(f"  {PREFIX + name.upper():<28} {field.description} ({default})")
+        default = str(field.default).lower() if isinstance(field.default, bool) else field.default
+        default = "none" if default in (None, ()) else default
+        lines.append(f"  {PREFIX + name.upper():<35} {field.description} ({default})")
     return "\n".join(lines)
 
 

@@ -48,12 +48,13 @@ def refusals(service: Service) -> str:
 
 def offer_hostile_files(service: Service, folder: Path, served: Path) -> tuple[float, float, list[str]]:
     """The longest time of /health in seconds, the most memory over that before in MiB, and the files not refused."""
+    files = {name: make() for name, make in HOSTILE.items()}  # before time is measured
     stopped, longest, accepted = threading.Event(), list[float](), list[str]()
     before = most = service.megabytes()
     asking = threading.Thread(target=longest_answer, args=(service.port, stopped, longest))
     asking.start()
-    for name, make in HOSTILE.items():
-        (folder / "next").write_bytes(make())
+    for name, content in files.items():
+        (folder / "next").write_bytes(content)
         count, begin = refusals(service), time.monotonic()
         os.replace(folder / "next", served)
         while refusals(service) == count and time.monotonic() - begin < REFUSAL_SECONDS:

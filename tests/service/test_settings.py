@@ -99,5 +99,7 @@ def test_the_help_lists_every_variable_with_its_default(capsys: pytest.CaptureFi
         [line] = [line for line in text.splitlines() if line.split()[:1] == [PREFIX + name.upper()]]
         assert str(field.description) in line
         assert line.endswith(")")
-    assert "SERVICE_PORT                 port to listen on (8000)" in text
+    assert " port to listen on (8000)" in text
+    assert " processes that share the port (1)" in text
+    assert " page /metrics, for Prometheus (true)" in text
     assert "(models/model_scratch.pt)" in text
