@@ -1,8 +1,8 @@
 """What decoding a picture costs at most, and the limits of pixels that follow from it.
 
 A small file must not cost much (decompression bombs): below SMALL_FILE_BYTES it may take SMALL_SECONDS of a core and
-SMALL_MEMORY, any other MAX_SECONDS and MAX_MEMORY. The figures are of the dearest files found by hand and by
-`benchmarks.soak.dear_pictures`, on one core of an AMD EPYC, with preprocessing.
+SMALL_MEMORY, any other MAX_SECONDS and MAX_MEMORY. The figures are of the costliest files found by hand and by
+`benchmarks.soak.costly_pictures`, on one core of an AMD EPYC, with preprocessing.
 """
 
 from dataclasses import dataclass

@@ -41,6 +41,8 @@ class DecodeProcess:
 
     def decode(self, content: bytes) -> Pixels:
         """uint8 [28,28] of an encoded picture. Raises PictureError."""
+        if self._process and self._process.poll() is not None:  # it was killed while idle
+            self.close()
         process = self._process = self._process or self._start()
         assert process.stdin
         assert process.stdout

@@ -17,7 +17,7 @@ from service.admission import Deadline, DecodeQueue
 from service.decode_process import DecodeProcess
 from service.metrics import Metrics
 
-SMALL_BYTES, SMALL_SECONDS = 4 * 2**10, 0.25e-3  # 64 of the dearest in a batch took 45 ms of the event loop
+SMALL_BYTES, SMALL_SECONDS = 4 * 2**10, 0.25e-3  # 64 of the costliest in a batch took 45 ms of the event loop
 LARGE_SECONDS = 15e-3  # 20 smaller ones a second take less than a third of a core
 THREADS = 2
 

@@ -1,4 +1,4 @@
-"""The dearest files found for each format stay within what a file may cost."""
+"""The costliest files found for each format stay within what a file may cost."""
 
 import struct
 import subprocess
@@ -37,7 +37,7 @@ MORE_MEMORY = 1.2  # times its limit: the memory of an allocator
 
 
 def paeth_png(width: int, height: int, depth: int, colour: int, *chunks: bytes) -> bytes:
-    """A PNG whose rows all have filter 4 (Paeth), the dearest."""
+    """A PNG whose rows all have filter 4 (Paeth), the costliest."""
     channels = {0: 1, 2: 3, 6: 4}[colour]
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
     rows = (b"\4" + b"\1" * (width * channels * depth // 8)) * height
@@ -58,7 +58,7 @@ def smooth(side: int) -> Image.Image:
     return picture
 
 
-DEAR: dict[str, Callable[[], bytes]] = {
+COSTLY: dict[str, Callable[[], bytes]] = {
     "PNG, RGBA": lambda: paeth_png(2_950, 2_950, 8, 6),
     "PNG, 16 bits": lambda: paeth_png(2_200, 2_200, 16, 6),
     "PNG, 16 bits, transparent colour": lambda: paeth_png(1_750, 1_750, 16, 2, chunk(b"tRNS", b"\0\1" * 3)),
@@ -74,10 +74,10 @@ DEAR: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads memory from /proc")
-@pytest.mark.parametrize("name", DEAR)
-def test_the_dearest_small_files_stay_within_the_limits(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", COSTLY)
+def test_the_costliest_small_files_stay_within_the_limits(name: str, tmp_path: Path) -> None:
     path = tmp_path / "picture"
-    path.write_bytes(DEAR[name]())
+    path.write_bytes(COSTLY[name]())
     assert path.stat().st_size < limits.SMALL_FILE_BYTES
     process = subprocess.run([sys.executable, "-c", PROGRAM, str(path)], capture_output=True, text=True, check=True)
     seconds, memory = map(float, process.stdout.split())

@@ -1,4 +1,4 @@
-"""No form, and no Content-Type, holds the event loop for long; the dearest that a search found."""
+"""No form, and no Content-Type, holds the event loop for long; the costliest that a search found."""
 
 import time
 from collections.abc import Callable
@@ -15,7 +15,7 @@ def head(text: bytes) -> bytes:
 
 
 MILLIONS = 10 * 2**20 - 200
-DEAR: dict[str, Callable[[], bytes]] = {  # forms of at most 10 MiB that a search found to cost most
+COSTLY: dict[str, Callable[[], bytes]] = {  # forms of at most 10 MiB that a search found to cost most
     "spaces behind a boundary": lambda: PART + b"--xyz" + b" " * MILLIONS + b"\r\n\r\n" + END,
     "lines that begin like a boundary": lambda: PART.replace(b"picture", b"\r\n--xyz!" * (MILLIONS // 8)) + END,
     "empty parts": lambda: PART + b"--xyz\r\n\r\n" * (MILLIONS // 9) + END,
@@ -35,9 +35,9 @@ DEAR: dict[str, Callable[[], bytes]] = {  # forms of at most 10 MiB that a searc
 }
 
 
-@pytest.mark.parametrize("name", DEAR)
+@pytest.mark.parametrize("name", COSTLY)
 def test_no_form_holds_the_event_loop_for_long(name: str) -> None:
-    form = DEAR[name]()
+    form = COSTLY[name]()
     boundary = b"-" if name == "dashes" else BOUNDARY
     begin = time.process_time()
     with suppress(BrokenForm, TooManyParts):

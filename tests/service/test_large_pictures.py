@@ -14,14 +14,14 @@ from tests.classifier.test_jpeg import small_scans
 from tests.service.conftest import started
 
 PHOTO = encode(Image.effect_noise((640, 480), 40.0).convert("RGB"), "JPEG")
-DEAR = {
+COSTLY = {
     "webp": encode(Image.new("RGBA", (2_400, 2_400)), "WEBP", lossless=True, method=0),
     "png": encode(Image.new("RGBA", (2_900, 2_900)), "PNG"),
     "jpeg": small_scans(2_000, 24),
     "avif": encode(Image.new("RGBA", (2_800, 2_800)), "AVIF", speed=10),
     "gif": encode(Image.new("P", (4_000, 4_000)), "GIF"),
 }
-RATE, SECONDS = 20, 2.5  # dear pictures a second
+RATE, SECONDS = 20, 2.5  # costly pictures a second
 MAX_SECONDS = 5.0  # for another picture or /health, which takes 0.1 s; on a slow machine that others share
 
 
@@ -32,7 +32,7 @@ async def answers(client: httpx.AsyncClient, path: str, content: bytes | None = 
     return response.status_code, time.monotonic() - begin
 
 
-@pytest.mark.parametrize("name", DEAR)
+@pytest.mark.parametrize("name", COSTLY)
 def test_other_pictures_are_answered_while_dear_ones_arrive(name: str, tiny_checkpoint: Path) -> None:
     async def flood(url: httpx.URL) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
         limits = httpx.Limits(max_connections=None)  # a refused client is not read for a second
@@ -40,20 +40,20 @@ def test_other_pictures_are_answered_while_dear_ones_arrive(name: str, tiny_chec
             httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as hostile,
             httpx.AsyncClient(base_url=url, timeout=60) as other,
         ):
-            dear, others = [], []
+            costly, others = [], []
             for _ in range(round(RATE * SECONDS)):
-                dear.append(asyncio.create_task(answers(hostile, "/predict", DEAR[name])))
+                costly.append(asyncio.create_task(answers(hostile, "/predict", COSTLY[name])))
                 others.append(asyncio.create_task(answers(other, "/predict", PHOTO)))
                 others.append(asyncio.create_task(answers(other, "/health")))
                 await asyncio.sleep(1 / RATE)
-            return await asyncio.gather(*dear), await asyncio.gather(*others)
+            return await asyncio.gather(*costly), await asyncio.gather(*others)
 
     with started(SERVICE_MODEL=str(tiny_checkpoint)) as (_, client):
-        dear, others = asyncio.run(flood(client.base_url))
+        costly, others = asyncio.run(flood(client.base_url))
     assert {status for status, _ in others} == {200}
     assert max(seconds for _, seconds in others) < MAX_SECONDS
-    assert {status for status, _ in dear} <= {200, 503}
-    assert 200 in {status for status, _ in dear}
+    assert {status for status, _ in costly} <= {200, 503}
+    assert 200 in {status for status, _ in costly}
 
 
 def test_the_cheapest_large_picture_is_next() -> None:

@@ -1,6 +1,6 @@
-"""Search for pictures that cost much: `python -m benchmarks.soak.dear_pictures [FORMAT ...] [--minutes 10]`.
+"""Search for pictures that cost much: `python -m benchmarks.soak.costly_pictures [FORMAT ...] [--minutes 10]`.
 
-For each format it draws and encodes pictures with random options, mutates the dearest so far, and measures each in a
+For each format it draws and encodes pictures with random options, mutates the costliest so far, and measures each in a
 process of its own: seconds of a core and memory, over what the limits of `classifier.limits` allow. Needs Linux.
 """
 
@@ -26,7 +26,7 @@ from classifier.picture import PictureError
 from classifier.preprocessing import read_pixels
 
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP")
-KEPT = 8  # dearest files of a format, which are mutated
+KEPT = 8  # costliest files of a format, which are mutated
 MAX_BYTES = 10 * 2**20
 TOLERANCE = 1.15  # of the figures, on a machine that others share
 SEED = 0
@@ -141,32 +141,32 @@ def score(content: bytes) -> Score:
 
 
 def search(format: str, minutes: float) -> list[Score]:
-    """The dearest files found, the dearest first."""
+    """The costliest files found, the costliest first."""
     generator = random.Random(SEED)
-    dearest: list[Score] = []
+    costliest: list[Score] = []
     tried, end = 0, time.monotonic() + 60 * minutes
     while time.monotonic() < end:
         try:
-            if len(dearest) < KEPT or generator.random() < 0.2:
+            if len(costliest) < KEPT or generator.random() < 0.2:
                 content = encode(generator, format)
             else:
-                content = mutate(generator, generator.choice(dearest)[3], format)
+                content = mutate(generator, generator.choice(costliest)[3], format)
         except (OSError, ValueError):
             continue
         if len(content) <= MAX_BYTES:
-            dearest = sorted((*dearest, score(content)), key=lambda found: found[0], reverse=True)[:KEPT]
+            costliest = sorted((*costliest, score(content)), key=lambda found: found[0], reverse=True)[:KEPT]
             tried += 1
     print(f"{format}: {tried:,} files.")
-    for _, seconds, memory, content in dearest[:3]:
+    for _, seconds, memory, content in costliest[:3]:
         print(f"  {len(content):,} bytes: {seconds:.3f} s, {memory / 1e6:.0f} MB, begins {content[:48].hex()}")
-    return dearest
+    return costliest
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak.dear_pictures", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak.costly_pictures", description=__doc__)
     parser.add_argument("formats", nargs="*", default=FORMATS, metavar="FORMAT", help="default: all")
     parser.add_argument("--minutes", type=float, default=10, help="for each format; default: 10")
-    parser.add_argument("--save", type=Path, metavar="DIR", help="writes the dearest file of each format there")
+    parser.add_argument("--save", type=Path, metavar="DIR", help="writes the costliest file of each format there")
     options = parser.parse_args()
     worst: dict[str, object] = {}
     checks = {}
@@ -176,7 +176,7 @@ def main() -> int:
         checks[f"no {format} is over its limit"] = found[0][0] <= TOLERANCE
         if options.save:
             (options.save / format.lower()).write_bytes(found[0][3])
-    return print_verdict("dear_pictures", worst, checks)
+    return print_verdict("costly_pictures", worst, checks)
 
 
 if __name__ == "__main__":
