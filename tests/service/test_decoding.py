@@ -1,4 +1,6 @@
 import asyncio
+import signal
+import threading
 import time
 
 import numpy as np
@@ -88,7 +90,11 @@ def test_a_decoder_that_crashes_is_started_again() -> None:
     try:
         assert process.decode(AVIF).shape == (28, 28)
         assert process._process
-        process._process.kill()
+        process._process.kill()  # while it is idle, as by the kernel that needs memory
+        process._process.wait()
+        assert process.decode(AVIF).shape == (28, 28)
+        process._process.send_signal(signal.SIGSTOP)
+        threading.Timer(0.2, process._process.kill).start()  # while it decodes
         with pytest.raises(BrokenPicture, match="its decoder failed"):
             process.decode(AVIF)
         assert process.decode(AVIF).shape == (28, 28)

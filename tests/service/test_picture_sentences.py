@@ -4,6 +4,7 @@ import base64
 import os
 import signal
 import struct
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -82,12 +83,14 @@ def client(tiny_checkpoint: Path) -> Iterator[httpx.Client]:
 
 
 def killed_decoder(client: httpx.Client) -> httpx.Response:
-    """The answer to a large picture whose decoding process was killed."""
+    """The answer to a large picture whose decoding process is killed while it works."""
     large = encode(Image.new("P", (4_000, 4_000)), "GIF")
     assert client.post("/predict", content=large).status_code == 200
     children = (int(pid) for file in Path("/proc/self/task").glob("*/children") for pid in file.read_text().split())
     decoders = [pid for pid in children if b"decode_process" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    os.kill(max(decoders), signal.SIGKILL)  # the newest; other apps of this test run may have theirs
+    decoder = max(decoders)  # the newest; other apps of this test run may have theirs
+    os.kill(decoder, signal.SIGSTOP)
+    threading.Timer(0.2, os.kill, (decoder, signal.SIGKILL)).start()
     return client.post("/predict", content=large)
 
 
