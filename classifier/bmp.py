@@ -28,14 +28,14 @@ class UnreadableBmp(Exception):
 def check_bmp(content: bytes) -> tuple[int, int, int, int]:
     """Width, height (negative: the first row is the upper one), bits for each pixel, and compression.
 
-    Raises UnreadableBmp, and struct.error if the file ends in its header.
+    The width is unsigned, as Pillow reads it. Raises UnreadableBmp, and struct.error if the file ends in its header.
     """
     (header,) = struct.unpack_from("<I", content, FILE_HEADER_BYTES)
     if header == OLD_HEADER_BYTES:
         width, height, _, bits = struct.unpack_from("<4H", content, FILE_HEADER_BYTES + 4)
         compression = RGB
     elif header in READ_HEADERS:
-        width, height, _, bits, compression = struct.unpack_from("<iiHHI", content, FILE_HEADER_BYTES + 4)
+        width, height, _, bits, compression = struct.unpack_from("<IiHHI", content, FILE_HEADER_BYTES + 4)
     else:
         raise UnreadableBmp(f"The BMP picture has a header of {header:,} bytes, which is not read; send it as PNG.")
     colours = struct.unpack_from("<I", content, FILE_HEADER_BYTES + 32)[0] if header >= INFO_HEADER_BYTES else 0

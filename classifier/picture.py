@@ -77,8 +77,11 @@ def open_picture(content: bytes, max_pixels: int = MAX_PIXELS, max_jpeg_pixels: 
     format = format_of(content)
     if format is None:
         raise UnsupportedPicture(refusal(content))
+    limit = max_jpeg_pixels if format == "JPEG" else max_pixels
     try:
-        return OPENERS[format](content, max_jpeg_pixels if format == "JPEG" else max_pixels)
+        picture = OPENERS[format](content, limit)
+        check_size(picture.size, limit)  # again, should Pillow read another size than this module
+        return picture
     except (UnreadableBmp, UnreadableJpeg) as error:
         raise BrokenPicture(str(error)) from error
     except UNREADABLE as error:

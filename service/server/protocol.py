@@ -1,12 +1,13 @@
 """uvicorn's HTTP protocol with deadlines against slow clients (slowloris), limits, and backpressure.
 
-By itself uvicorn limits only the pause between two requests of a connection, and does not read the body of a request
-with an `Upgrade` header. A request that is refused here is answered by the app: see `service.uploads.REFUSAL`.
+By itself uvicorn limits only the pause between two requests, and does not read the body of a request with `Upgrade`.
+The app answers a request that is refused here: see `service.uploads.REFUSAL`.
 """
 
 import asyncio
 import socket
 import struct
+from enum import Enum
 from math import inf
 from typing import Any
 
@@ -16,19 +17,23 @@ from service.app import DRAINING
 from service.errors import BACKPRESSURE
 from service.server.answer_transport import AnswerTransport
 from service.server.drain import DRAIN
-from service.server.receiving import Receiving
 from service.server.uvicorn_api import HttpToolsProtocol, last_cycle
 from service.settings import Settings
 from service.uploads import REFUSAL
 
 MAX_HEAD_BYTES = 64 * 2**10  # 64 KiB: first line and headers of a request together, or the trailers behind its body
 MAX_PIPELINED = 8  # requests of a connection that wait for the answer to an earlier one
+HEADERS_TOO_LARGE = "headers_too_large", f"The headers have over {MAX_HEAD_BYTES:,} bytes, the limit; send fewer."
+TOO_MANY_REQUESTS = "invalid_http", f"Over {MAX_PIPELINED} requests wait on this connection; read the answers first."
 CHECKS = 4  # checks of the deadlines within `request_seconds`
 EARLY_SECONDS = 0.05  # a request read so soon after a pause was sent before Retry-After was over
-# A refused client's bytes are dropped for a moment: closed at once, it would not see its answer.
-LINGER_SECONDS, LINGER_BYTES = 1.0, 2**20
+LINGER_SECONDS, LINGER_BYTES = 1.0, 2**20  # what a refused client sends is dropped: closed at once, it sees no answer
 LATE_SECONDS = 2.0  # a request under way when the announced idle time ends is still read
 NO_LINGER = struct.pack("ii", 1, 0)  # on and 0 s (socket(7)): the kernel drops the unsent bytes
+
+
+class Receiving(Enum):  # the part of a request that a connection receives
+    NOTHING, HEAD, BODY = range(3)
 
 
 class DeadlineProtocol(HttpToolsProtocol):
@@ -94,7 +99,7 @@ class DeadlineProtocol(HttpToolsProtocol):
             self.refuse("invalid_http", "The request is not valid HTTP/1.1; send it without TLS.")
         else:
             if self.head_bytes > MAX_HEAD_BYTES:
-                self.refuse_headers()
+                self.refuse(*HEADERS_TOO_LARGE)
 
     def ignore_upgrade(self, rest: bytes) -> None:
         """Reads a request as if it had no `Upgrade` header (RFC 9110, section 7.8); `rest` is what follows its head.
@@ -127,11 +132,10 @@ class DeadlineProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return  # the parser stops, and `ignore_upgrade` follows
         if sum(len(name) + len(value) for name, value in self.headers) + len(self.url) > MAX_HEAD_BYTES:
-            self.refuse_headers()
+            self.refuse(*HEADERS_TOO_LARGE)
         elif len(self.pipeline) == MAX_PIPELINED:  # one packet holds thousands, and all other clients would wait
-            self.refuse(
-                "invalid_http", f"Over {MAX_PIPELINED} requests wait on this connection; read the answers first."
-            )
+            self.pipeline.clear()
+            self.refuse(*TOO_MANY_REQUESTS)
         if self.refused:
             raise ValueError  # stops the parser
         super().on_headers_complete()
@@ -207,14 +211,10 @@ class DeadlineProtocol(HttpToolsProtocol):
             self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
             self.transport.abort()
 
-    def refuse_headers(self) -> None:
-        self.refuse("headers_too_large", f"The headers have over {MAX_HEAD_BYTES:,} bytes, the limit; send fewer.")
-
     def refuse(self, reason: str, detail: str) -> None:
         """The app answers the request that is being received with this error, and the connection is closed.
 
-        The answers to earlier requests come first. A request without a complete head goes to the app with what is known
-        of it.
+        The answers to earlier requests come first. A request without a complete head goes to the app as far as known.
         """
         if self.refused or self.transport.is_closing():
             return

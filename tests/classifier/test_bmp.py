@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from classifier.picture import BrokenPicture
+from classifier.picture import BrokenPicture, PictureTooLarge
 from classifier.preprocessing import read_pixels
 from tests.classifier.garments import bmp, corner_and_middle, garment
 from tests.classifier.test_hostile_pictures import encode
@@ -106,3 +106,12 @@ def test_a_bmp_of_another_kind_is_refused_in_a_true_sentence(at: int, value: byt
 def test_a_bmp_with_masks_without_some_of_its_pixels_is_broken(missing: int) -> None:
     with pytest.raises(BrokenPicture):
         read_pixels(masked(GARMENT, LAYOUTS["RGBX"])[:-missing])
+
+
+@pytest.mark.parametrize("header", [40, 56, 108])
+@pytest.mark.parametrize("width", [-1, -1_979_711_460, -(2**31)])
+def test_a_negative_width_is_the_large_one_that_pillow_reads(width: int, header: int) -> None:
+    content = bytearray(encode(Image.new("RGB", (28, 28)), "BMP"))
+    content[14:18], content[18:22] = struct.pack("<I", header), struct.pack("<i", width)
+    with pytest.raises(PictureTooLarge, match=rf"The picture is {width % 2**32}×28 "):
+        read_pixels(bytes(content))
