@@ -12,10 +12,10 @@ class AnswerTransport:
     uvicorn sends them with one system call each: a tenth of the CPU time of a request to the tutorial's Net.
     """
 
-    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
-        """`close` is called when the answer is the connection's last."""
+    def __init__(self, transport: asyncio.Transport, on_close: Callable[[], None]) -> None:
+        """`on_close` is called when the answer is the connection's last."""
         self._transport = transport
-        self._close = close
+        self.on_close = on_close
         self._head: bytes | None = None  # not sent yet; b"": sent
 
     def write(self, data: bytes) -> None:
@@ -34,7 +34,7 @@ class AnswerTransport:
 
     def close(self) -> None:
         self.end()
-        self._close()
+        self.on_close()
 
     def is_closing(self) -> bool:
         return self._transport.is_closing()

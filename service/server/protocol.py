@@ -59,13 +59,12 @@ class DeadlineProtocol(HttpToolsProtocol):
         self.blocked_since = inf  # the client does not read its answer; inf: it does
         self.resumed_at = -inf  # after a pause for backpressure
         self.timer = self.loop.call_later(self.request_seconds / CHECKS, self.check_deadlines)
-        # A client that sends no request at all is closed without a word: it would take a 408 for its first answer.
-        self.timeout_keep_alive_task = self.loop.call_later(self.request_seconds, self.timeout_keep_alive_handler)
         if len(self.connections) > self.max_connections:
             self.close_idle_connections()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.timer.cancel()
+        self.answer_transport.on_close = self.transport.close  # no reference cycle: memory returns at once
         self.cancel_keep_alive_timer()
         super().connection_lost(exc)
 
@@ -189,7 +188,9 @@ class DeadlineProtocol(HttpToolsProtocol):
         self.timer = self.loop.call_later(self.request_seconds / CHECKS, self.check_deadlines)
         now = self.loop.time()
         seconds = now - self.since
-        if self.receiving is Receiving.HEAD and seconds >= self.request_seconds:
+        if self.receiving is Receiving.NOTHING and self.cycle is None and seconds >= self.request_seconds:
+            self.transport.close()  # without an answer: a request on its way would take it for its own
+        elif self.receiving is Receiving.HEAD and seconds >= self.request_seconds:
             self.refuse(
                 "request_timeout",
                 f"The headers were not complete within {self.request_seconds:g} s; send them at once.",
@@ -219,7 +220,7 @@ class DeadlineProtocol(HttpToolsProtocol):
         if self.refused or self.transport.is_closing():
             return
         self.refused = True
-        refusal = {"reason": reason, "detail": detail}
+        refusal: Any = {"reason": reason, "detail": detail}
         if self.receiving is Receiving.BODY:
             extensions: Any = self.scope["extensions"]
             extensions[REFUSAL] = refusal
@@ -230,9 +231,8 @@ class DeadlineProtocol(HttpToolsProtocol):
             return
         if self.receiving is Receiving.NOTHING:
             super().on_message_begin()
-        extensions = {BACKPRESSURE: {}, REFUSAL: refusal}
-        path = self.url.decode("latin-1") or "-"
-        self.scope |= {"method": "-", "path": path, "query_string": b"", "extensions": extensions}
+        self.scope |= {"method": "-", "path": self.url.decode("latin-1") or "-", "query_string": b""}
+        self.scope["extensions"] = {BACKPRESSURE: {}, REFUSAL: refusal}  # type: ignore[typeddict-item]
         cycle = last_cycle(self)
         if self.cycle is None or self.cycle.response_complete:
             self._start_asgi_task(cycle, self.app)

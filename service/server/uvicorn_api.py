@@ -22,7 +22,6 @@ NAMES: dict[type, tuple[str, ...]] = {  # class -> methods that we override, cal
         "on_body",
         "on_message_complete",
         "on_response_complete",
-        "timeout_keep_alive_handler",
         "_start_asgi_task",
     ),
     RequestResponseCycle: ("run_asgi", "send", "receive"),

@@ -4,69 +4,26 @@ STREAMS=20000 in the environment tries so many streams; without it there are 500
 """
 
 import asyncio
+import gc
 import hashlib
 import os
-import socket
-from dataclasses import dataclass
+import weakref
 from itertools import pairwise
 from typing import Any
 
 import pytest
-import uvicorn
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
-from starlette.responses import PlainTextResponse
-from starlette.types import Receive, Scope, Send
 
 from service.server.protocol import DeadlineProtocol
 from service.server.uvicorn_api import HttpToolsProtocol
 from service.settings import Settings
-from service.uploads import REFUSAL
+from tests.service.server.streams import Answers, Request, answers_of, chunked
 
 STREAMS = int(os.environ.get("STREAMS", "500"))
-TURNS = 60  # of the event loop, after which every complete request is answered
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
 
 Answers = list[tuple[int, bytes]]
-
-
-async def echo(scope: Scope, receive: Receive, send: Send) -> None:
-    """An app that answers with what it was asked, or 400 where the server refuses."""
-    digest = hashlib.sha256()
-    more = REFUSAL not in scope.get("extensions", {})
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return
-        digest.update(message.get("body", b""))
-        more = message.get("more_body", False)
-    status = 400 if REFUSAL in scope.get("extensions", {}) else 200
-    text = f"{scope['method']} {scope['path']} {digest.hexdigest()}"
-    await PlainTextResponse(text, status)(scope, receive, send)
-
-
-@dataclass(frozen=True)
-class Request:
-    """One request in a stream; `upgrade` holds its `Upgrade` lines."""
-
-    line: bytes
-    headers: tuple[bytes, ...]
-    upgrade: tuple[bytes, ...]
-    body: bytes
-
-    @property
-    def is_last(self) -> bool:
-        """The connection is closed after its answer, and what follows it is not read."""
-        return self.line.endswith(b"HTTP/1.0") or any(b"close" in header for header in self.headers)
-
-    def render(self, upgrade: bool) -> bytes:
-        lines = (self.line, b"Host: x", *(self.upgrade if upgrade else ()), *self.headers)
-        return b"".join(line + b"\r\n" for line in lines) + b"\r\n" + self.body
-
-
-def chunked(body: bytes, size: int, trailer: bytes) -> bytes:
-    pieces = [body[at : at + size] for at in range(0, len(body), size)]
-    return b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n" + trailer + b"\r\n"
 
 
 bodies = st.sampled_from([b"", b"picture", SMUGGLED, 2 * SMUGGLED, b"\r\n\r\n", b"0\r\n\r\n" + SMUGGLED]) | st.binary(
@@ -125,52 +82,6 @@ def requests(draw: st.DrawFn) -> Request:
 def pieces(content: bytes, cuts: list[float]) -> list[bytes]:
     at = sorted({0, len(content), *(int(cut * len(content)) for cut in cuts)})
     return [content[begin:end] for begin, end in pairwise(at)]
-
-
-async def answers_of(kind: type[HttpToolsProtocol], packets: list[bytes], **options: Any) -> Answers:
-    """The answers to these packets on one connection, over a real socket pair."""
-    config = uvicorn.Config(echo, log_level="critical")
-    config.load()
-    loop = asyncio.get_running_loop()
-    near, far = socket.socketpair()
-    server = uvicorn.Server(config)
-    transport, protocol = await loop.connect_accepted_socket(
-        lambda: kind(config, server.server_state, {}, **options), near
-    )
-    for packet in packets:
-        if transport.is_closing():
-            break
-        protocol.data_received(packet)
-        await asyncio.sleep(0)
-    for _ in range(TURNS):
-        await asyncio.sleep(0)
-    far.setblocking(False)
-    received = b""
-    try:
-        while piece := far.recv(2**20):
-            received += piece
-    except BlockingIOError:
-        pass
-    transport.abort()
-    far.close()
-    await asyncio.sleep(0)
-    return parse(received)
-
-
-def parse(received: bytes) -> Answers:
-    """(status, body) of every answer; the body only where the app answered."""
-    answers = []
-    while received:
-        head, _, received = received.partition(b"\r\n\r\n")
-        status = int(head.split()[1])
-        length = next(
-            (int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), 0
-        )
-        if received.startswith(b"HTTP/1.1"):  # the answer to HEAD has no body
-            length = 0
-        answers.append((status, received[:length] if status == 200 else b""))
-        received = received[length:]
-    return answers
 
 
 @given(st.lists(requests(), min_size=1, max_size=4), st.lists(st.floats(0, 1), max_size=6), st.booleans())
@@ -234,3 +145,29 @@ def test_trailers_are_no_headers() -> None:
     request = Request(b"POST /predict HTTP/1.1", (b"Transfer-Encoding: chunked",), (), body)
     asyncio.run(answers_of(Recording, [request.render(upgrade=False)], settings=Settings()))
     assert [name for name, _ in seen[0]] == [b"host", b"transfer-encoding"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"GET / HTT", b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\na", b"\0"],
+)
+def test_a_closed_connection_is_freed_without_the_garbage_collector(content: bytes) -> None:
+    """Else 10,000 connections leave more memory than `benchmarks.soak.idle_connections` allows."""
+    connections: list[weakref.ref[DeadlineProtocol]] = []
+
+    class Watched(DeadlineProtocol):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            connections.append(weakref.ref(self))
+
+    async def connect() -> None:
+        await answers_of(Watched, [content], settings=Settings(keep_alive_seconds=1))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert connections[0]() is None
+
+    gc.disable()
+    try:
+        asyncio.run(connect())
+    finally:
+        gc.enable()
