@@ -23,8 +23,6 @@ from tests.service.server.streams import Answers, Request, answers_of, chunked
 STREAMS = int(os.environ.get("STREAMS", "500"))
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
 
-Answers = list[tuple[int, bytes]]
-
 
 bodies = st.sampled_from([b"", b"picture", SMUGGLED, 2 * SMUGGLED, b"\r\n\r\n", b"0\r\n\r\n" + SMUGGLED]) | st.binary(
     max_size=60
