@@ -166,7 +166,7 @@ def call(function: Any, arguments: Item) -> Item:
     if function is OrderedDict and arguments.value == ():
         return Item(OrderedDict())
     if function is Counter and [type(value) for value in arguments.value] == [dict]:
-        return Item(Counter(arguments.value[0]), arguments.size, arguments.depth)
+        return Item(arguments.value[0], arguments.size, arguments.depth)  # not copied, which would take memory
     raise PickleError("calls a function in a way that torch.save does not write")
 
 
@@ -198,5 +198,5 @@ GLOBALS: dict[str, Any] = {
     "torch._utils _rebuild_tensor_v2": make_tensor,
     "torch._utils _rebuild_parameter": Parameter,  # read as its tensor
     "collections OrderedDict": OrderedDict,
-    "collections Counter": Counter,  # in the state of a learning rate schedule
+    "collections Counter": Counter,  # in the state of a learning rate schedule; read as its dict
 }

@@ -109,6 +109,8 @@ def open_png(content: bytes, limit: int) -> ImageFile:
     cost = limits.PNG_DEEP_TRANSPARENT if deep else limits.png(depth * CHANNELS[colour])
     check_size((width, height), limit, "PNG", cost, len(content))
     picture = (DeepPngImageFile if deep else PngImageFile)(io.BytesIO(trimmed))  # Image.open has a limit of its own
+    if picture.size != (width, height):
+        raise ValueError("another size")
     picture.info[SECONDS] = width * height * cost.seconds
     if exif:
         picture.info["exif"] = exif

@@ -50,6 +50,8 @@ def trim_png(content: bytes) -> tuple[bytes, bytes]:
         end = at + 12 + length  # length, kind and checksum have 4 bytes each
         if kind == b"IDAT":
             pixels.append(content[at + 8 : end - 4])
+        elif kind == b"IHDR" and at != PNG_SIGNATURE_BYTES:
+            raise ValueError("a second header")  # Pillow takes the last one, and the limits are those of the first
         elif kind in PNG_KEPT:
             kept.append(content[at:end])
         elif kind in (b"eXIf", b"tRNS"):

@@ -32,11 +32,18 @@ class Deadline:
 
     def check(self) -> None:
         """Raises DeadlineExceeded if the time is over."""
+        if self.remaining() < 0:
+            raise self.exceeded()
+
+    def remaining(self) -> float:
+        """Seconds."""
+        return self._begin + self.seconds - time.monotonic()
+
+    def exceeded(self) -> DeadlineExceeded:
         waited = time.monotonic() - self._begin
-        if waited > self.seconds:
-            raise DeadlineExceeded(
-                f"The picture waited {waited:.1f} s, over the limit of {self.seconds:g} s; try again later."
-            )
+        return DeadlineExceeded(
+            f"The picture waited {waited:.1f} s, over the limit of {self.seconds:g} s; try again later."
+        )
 
 
 class Admission:
@@ -84,11 +91,13 @@ class DecodeQueue:
         self._running: float | None = None  # seconds of the picture whose turn it is
 
     @asynccontextmanager
-    async def turn(self, seconds: float, limit: float) -> AsyncIterator[None]:
+    async def turn(self, seconds: float, deadline: Deadline) -> AsyncIterator[None]:
         """The time in which a picture that takes `seconds` is decoded.
 
-        Raises Overloaded if it and those before it take more than `limit` seconds and it is not alone.
+        Raises Overloaded if it and those before it take longer than the deadline and it is not alone, and
+        DeadlineExceeded if its turn does not come in time.
         """
+        limit = deadline.seconds
         if self._running is not None:
             ahead = self._running + sum(
                 other for other, _, turn in self._waiting if other <= seconds and not turn.done()
@@ -101,10 +110,12 @@ class DecodeQueue:
             turn = asyncio.get_running_loop().create_future()
             heappush(self._waiting, (seconds, next(self._numbers), turn))
             try:
-                await turn
-            except asyncio.CancelledError:
+                await asyncio.wait_for(turn, deadline.remaining())
+            except (asyncio.CancelledError, TimeoutError) as error:
                 if turn.done() and not turn.cancelled():
                     self._next()
+                if isinstance(error, TimeoutError):
+                    raise deadline.exceeded() from error
                 raise
         self._running = seconds
         try:

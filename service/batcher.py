@@ -96,13 +96,13 @@ class Batcher:
             else:
                 loop = asyncio.get_running_loop()
                 predictions = await loop.run_in_executor(self._thread, model.classifier.predict, pixels)
+            queued = [begin - pending.arrived for pending in batch]
+            self._metrics.count_batch(predictions, queued, time.monotonic() - begin)
         except Exception as error:  # a boundary: every caller gets the error, and the queue goes on
             for pending in batch:
                 if not pending.prediction.done():
                     pending.prediction.set_exception(error)
             return
-        queued = [begin - pending.arrived for pending in batch]
-        self._metrics.count_batch(predictions, queued, time.monotonic() - begin)
         for pending, prediction in zip(batch, predictions, strict=True):
             if not pending.prediction.done():
                 pending.prediction.set_result(prediction)

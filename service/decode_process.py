@@ -32,6 +32,10 @@ NICENESS = 10  # the event loop and smaller pictures come first
 PROGRAM = "import sys; sys.path[:] = {path!r}; from service.decode_process import main; main()"
 
 
+class DecoderStopped(Exception):
+    """The process was stopped from outside; one sentence for clients."""
+
+
 class DecodeProcess:
     """Starts the process when it is first needed, and again after it ended. Not for several threads at once."""
 
@@ -56,10 +60,15 @@ class DecodeProcess:
             kind, size = ANSWER.unpack(process.stdout.read(ANSWER.size))
             answer = process.stdout.read(size)
         except (OSError, struct.error) as error:  # it ended
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(1)
+            killed = process.returncode == -signal.SIGKILL
             self.close(kill=True)
             if time.monotonic() - begin >= MAX_SECONDS:
                 sentence = f"Decoding the picture took over {MAX_SECONDS:g} s, the limit; send it smaller."
                 raise PictureTooLarge(sentence) from error
+            if killed:  # from outside, as by the kernel when memory is short
+                raise DecoderStopped("The decoder of the picture was stopped; try again later.") from error
             raise BrokenPicture("The picture is damaged: its decoder failed.") from error
         finally:
             killer.cancel()
@@ -88,7 +97,8 @@ class DecodeProcess:
 
 def main() -> None:
     """Answers requests until standard input ends, as it does when the service ends in any way."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the service
+    for number in (signal.SIGINT, signal.SIGTERM):  # both may reach the whole group of processes
+        signal.signal(number, signal.SIG_IGN)
     warnings.simplefilter("ignore")
     restrict()
     requests, answers = sys.stdin.buffer, sys.stdout.buffer

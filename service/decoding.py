@@ -13,8 +13,8 @@ from classifier.avif import is_avif
 from classifier.picture import decode_seconds, open_picture
 from classifier.pixels import Pixels
 from classifier.preprocessing import preprocess
-from service.admission import Deadline, DecodeQueue
-from service.decode_process import DecodeProcess
+from service.admission import Deadline, DecodeQueue, Overloaded
+from service.decode_process import DecodeProcess, DecoderStopped
 from service.metrics import Metrics
 
 SMALL_BYTES, SMALL_SECONDS = 4 * 2**10, 0.25e-3  # 64 of the costliest in a batch took 45 ms of the event loop
@@ -44,10 +44,13 @@ class Decoder:
         result = await loop.run_in_executor(self._threads, self._decode_unless_large, content, deadline, submitted)
         if not isinstance(result, float):
             return result
-        async with self._queue.turn(result, deadline.seconds):
+        async with self._queue.turn(result, deadline):
             self._begin(deadline, submitted)
             begin = time.monotonic()
-            pixels = await loop.run_in_executor(self._process_thread, self._process.decode, content)
+            try:
+                pixels = await loop.run_in_executor(self._process_thread, self._process.decode, content)
+            except DecoderStopped as error:
+                raise Overloaded(str(error)) from error
             self._metrics.count_decoded(time.monotonic() - begin)
             return pixels
 

@@ -5,8 +5,6 @@ The app answers a request that is refused here: see `service.uploads.REFUSAL`.
 """
 
 import asyncio
-import socket
-import struct
 from enum import Enum
 from math import inf
 from typing import Any
@@ -17,6 +15,7 @@ from service.app import DRAINING
 from service.errors import BACKPRESSURE
 from service.server.answer_transport import AnswerTransport
 from service.server.drain import DRAIN
+from service.server.idle import close_longest_idle
 from service.server.uvicorn_api import HttpToolsProtocol, last_cycle
 from service.settings import Settings
 from service.uploads import REFUSAL
@@ -29,7 +28,6 @@ CHECKS = 4  # checks of the deadlines within `request_seconds`
 EARLY_SECONDS = 0.05  # a request read so soon after a pause was sent before Retry-After was over
 LINGER_SECONDS, LINGER_BYTES = 1.0, 2**20  # what a refused client sends is dropped: closed at once, it sees no answer
 LATE_SECONDS = 2.0  # a request under way when the announced idle time ends is still read
-NO_LINGER = struct.pack("ii", 1, 0)  # on and 0 s (socket(7)): the kernel drops the unsent bytes
 
 
 class Receiving(Enum):  # the part of a request that a connection receives
@@ -56,11 +54,10 @@ class DeadlineProtocol(HttpToolsProtocol):
         self.head_bytes = 0  # of packets since the last request, or since the last byte of the body
         self.body_bytes = 0
         self.refused = False  # nothing is read any more
-        self.blocked_since = inf  # the client does not read its answer; inf: it does
         self.resumed_at = -inf  # after a pause for backpressure
         self.timer = self.loop.call_later(self.request_seconds / CHECKS, self.check_deadlines)
         if len(self.connections) > self.max_connections:
-            self.close_idle_connections()
+            close_longest_idle(self.connections - {self})
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.timer.cancel()
@@ -72,13 +69,6 @@ class DeadlineProtocol(HttpToolsProtocol):
         if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task.cancel()
             self.timeout_keep_alive_task = None
-
-    def close_idle_connections(self) -> None:
-        """Closes the sixteenth of this process's connections that was idle for longest, before files run out."""
-        idle = [each for each in self.connections if each.is_idle() and each is not self]  # type: ignore[union-attr]
-        idle.sort(key=lambda connection: connection.since)  # type: ignore[union-attr]
-        for connection in idle[: len(idle) // 16 + 1]:
-            connection.transport.close()
 
     def is_idle(self) -> bool:
         """No request is being answered, and none has arrived further than its head."""
@@ -146,7 +136,7 @@ class DeadlineProtocol(HttpToolsProtocol):
             extensions[DRAINING] = {}
             self.cycle.keep_alive = False
         if self.cycle.keep_alive:
-            self.cycle.default_headers = self.keep_alive_headers
+            self.cycle.default_headers = [*self.cycle.default_headers, *self.keep_alive_headers]
         self.scope["extensions"] = extensions  # type: ignore[typeddict-item]
         self.receiving = Receiving.BODY
         self.since = self.loop.time()
@@ -163,12 +153,19 @@ class DeadlineProtocol(HttpToolsProtocol):
             super().on_message_complete()
             self.receiving = Receiving.NOTHING
             self.head_bytes = 0
+            if self.cycle.response_complete and not self.transport.is_closing():  # it was answered early
+                self.since = self.loop.time()
+                self.timeout_keep_alive_task = self.loop.call_later(
+                    self.timeout_keep_alive, self.timeout_keep_alive_handler
+                )
 
     def on_response_complete(self) -> None:
         self.answer_transport.end()
         super().on_response_complete()
         if self.receiving is Receiving.NOTHING:
             self.since = self.loop.time()
+        else:  # the timer begins when this request has arrived and is answered
+            self.cancel_keep_alive_timer()
         backpressure: Any = self.cycle.scope["extensions"][BACKPRESSURE]
         if "pause_seconds" in backpressure and not self.transport.is_closing():
             self.pause(backpressure["pause_seconds"])
@@ -204,13 +201,7 @@ class DeadlineProtocol(HttpToolsProtocol):
                     f"The body arrived at {self.body_bytes / seconds:,.0f} bytes/s over {seconds:.1f} s; "
                     f"the minimum is {self.min_rate:,} bytes/s over {self.request_seconds:g} s; send less.",
                 )
-        if not self.transport.get_write_buffer_size():
-            self.blocked_since = inf
-        elif self.blocked_since == inf:
-            self.blocked_since = now
-        elif now - self.blocked_since >= self.request_seconds:
-            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
-            self.transport.abort()
+        self.answer_transport.check_deadline(now, self.request_seconds)
 
     def refuse(self, reason: str, detail: str) -> None:
         """The app answers the request that is being received with this error, and the connection is closed.
@@ -225,6 +216,7 @@ class DeadlineProtocol(HttpToolsProtocol):
             extensions: Any = self.scope["extensions"]
             extensions[REFUSAL] = refusal
             self.cycle.keep_alive = self.cycle.more_body = False
+            self.cycle.default_headers = self.server_state.default_headers
             self.cycle.message_event.set()
             if self.cycle.response_complete:
                 self.close()
@@ -232,7 +224,7 @@ class DeadlineProtocol(HttpToolsProtocol):
         if self.receiving is Receiving.NOTHING:
             super().on_message_begin()
         self.scope |= {"method": "-", "path": self.url.decode("latin-1") or "-", "query_string": b""}
-        self.scope["extensions"] = {BACKPRESSURE: {}, REFUSAL: refusal}  # type: ignore[typeddict-item]
+        self.scope["extensions"] = {BACKPRESSURE: {}, REFUSAL: refusal}
         cycle = last_cycle(self)
         if self.cycle is None or self.cycle.response_complete:
             self._start_asgi_task(cycle, self.app)
@@ -240,8 +232,14 @@ class DeadlineProtocol(HttpToolsProtocol):
             self.pipeline.appendleft((cycle, self.app))
         self.cycle = cycle
 
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self.cycle is not None:
+            self.cycle.default_headers = self.server_state.default_headers
+
     def close(self) -> None:
-        """Closes the connection. Of a refused client, what it still sends is dropped for a moment."""
+        """Closes the connection. What its client still sends is dropped for a moment, so that it sees the answer."""
+        self.refused = self.refused or self.receiving is Receiving.BODY
         if self.refused and not self.pipeline and not self.transport.is_closing():
             self.flow.resume_reading()
             self.transport.write_eof()

@@ -77,6 +77,7 @@ def serve(settings: Settings, flags: dict[str, str]) -> int:
         proxy_headers=False,
         backlog=BACKLOG,
         timeout_worker_healthcheck=HANGING_SECONDS,
+        timeout_graceful_shutdown=ceil(settings.request_seconds + settings.max_wait_seconds) + 1,  # for slow uploads
     )
     if not settings.api_key:
         logger.warning("SERVICE_API_KEY is not set: any client that reaches this port is answered.")

@@ -92,7 +92,18 @@ def many_members(count: int, shared: bool) -> bytes:
     return buffer.getvalue()
 
 
+def copies_of_a_counter() -> bytes:
+    """A dict of 11,000 numbers, and 9,000 times a Counter of it: 11 KB a turn, if each is a copy."""
+    numbers = b"".join(b"M" + struct.pack("<H", number) + b"K\x01" for number in range(11_000))
+    copies = b"h\x01h\x00\x85R0" * 6_000  # memo 1 called with memo 0; dropped, for the next
+    kept = b"h\x01h\x00\x85R" * 3_000
+    return archive(
+        PROTO + b"}(" + numbers + b"uq\x000ccollections\nCounter\nq\x010" + kept + copies + b"0" * 2_999 + STOP
+    )
+
+
 HOSTILE: dict[str, Callable[[], bytes]] = {
+    "copies of a Counter": copies_of_a_counter,
     "tuples as a key, whose hash doubles with each level": lambda: archive(
         PROTO + b"}" + text("a") + b"q\0" + b"h\0\x86q\1" + b"h\1\x86q\1" * 60 + b"Ns" + STOP
     ),

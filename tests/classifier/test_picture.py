@@ -141,3 +141,14 @@ def test_compressed_texts_are_not_read() -> None:
     assert isinstance(picture.fp, io.BytesIO)
     assert len(picture.fp.getvalue()) < 1_000
     assert not picture.info.keys() & {"0", "1"}
+
+
+@pytest.mark.parametrize("behind", [False, True], ids=["before the pixels", "behind them"])
+def test_a_png_with_a_second_header_is_broken(behind: bool) -> None:
+    """Pillow takes the last header, and the limits are those of the first."""
+    rows = zlib.compress(bytes(501 * 4_000))
+    small, large = (chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 3, 0, 0, 0)) for side in (1, 4_000))
+    palette, pixels = chunk(b"PLTE", bytes(6)), chunk(b"IDAT", rows)
+    chunks = (small, palette, pixels, large) if behind else (small, large, palette, pixels)
+    with pytest.raises(BrokenPicture, match="its header is damaged"):
+        open_picture(b"\x89PNG\r\n\x1a\n" + b"".join(chunks) + chunk(b"IEND"))

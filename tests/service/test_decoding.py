@@ -11,7 +11,7 @@ from classifier.networks import Pixels
 from classifier.picture import MAX_JPEG_PIXELS, MAX_PIXELS, BrokenPicture, PictureTooLarge, UnsupportedPicture
 from classifier.preprocessing import read_pixels
 from service.admission import Deadline, DeadlineExceeded
-from service.decode_process import DecodeProcess
+from service.decode_process import DecodeProcess, DecoderStopped
 from service.decoding import SMALL_BYTES, Decoder
 from service.metrics import Metrics
 from tests.service.conftest import encoded
@@ -93,10 +93,15 @@ def test_a_decoder_that_crashes_is_started_again() -> None:
         process._process.kill()  # while it is idle, as by the kernel that needs memory
         process._process.wait()
         assert process.decode(AVIF).shape == (28, 28)
-        process._process.send_signal(signal.SIGSTOP)
-        threading.Timer(0.2, process._process.kill).start()  # while it decodes
-        with pytest.raises(BrokenPicture, match="its decoder failed"):
-            process.decode(AVIF)
+        for number, error in ((signal.SIGKILL, DecoderStopped), (signal.SIGSEGV, BrokenPicture)):
+            running = process._process
+            assert running
+            running.send_signal(signal.SIGSTOP)
+            threading.Timer(0.2, running.send_signal, (number,)).start()  # while it decodes
+            threading.Timer(0.3, running.send_signal, (signal.SIGCONT,)).start()
+            with pytest.raises(error, match=r"decoder failed|decoder of the picture was stopped"):
+                process.decode(AVIF)
+            assert process.decode(AVIF).shape == (28, 28)
         assert process.decode(AVIF).shape == (28, 28)
     finally:
         process.close()

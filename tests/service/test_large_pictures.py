@@ -8,7 +8,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from service.admission import DecodeQueue, Overloaded
+from service.admission import Deadline, DeadlineExceeded, DecodeQueue, Overloaded
 from tests.classifier.test_hostile_pictures import encode
 from tests.classifier.test_jpeg import small_scans
 from tests.service.conftest import started
@@ -61,7 +61,7 @@ def test_the_cheapest_large_picture_is_next() -> None:
         queue, done = DecodeQueue(), []
 
         async def decode(seconds: float) -> None:
-            async with queue.turn(seconds, limit=60):
+            async with queue.turn(seconds, Deadline(60)):
                 done.append(seconds)
                 await asyncio.sleep(0)
 
@@ -76,11 +76,11 @@ def test_the_cheapest_large_picture_is_next() -> None:
 def test_large_pictures_that_could_not_be_decoded_in_time_are_refused() -> None:
     async def run() -> None:
         queue = DecodeQueue()
-        async with queue.turn(1.5, limit=2):
-            cheap = asyncio.create_task(queue.turn(0.4, limit=2).__aenter__())
+        async with queue.turn(1.5, Deadline(2)):
+            cheap = asyncio.create_task(queue.turn(0.4, Deadline(2)).__aenter__())
             await asyncio.sleep(0)
             with pytest.raises(Overloaded, match=r"decoding them takes 2\.9 s, over the limit of 2 s"):
-                await queue.turn(1.0, limit=2).__aenter__()
+                await queue.turn(1.0, Deadline(2)).__aenter__()
         await cheap
 
     asyncio.run(run())
@@ -89,11 +89,23 @@ def test_large_pictures_that_could_not_be_decoded_in_time_are_refused() -> None:
 def test_a_client_that_leaves_gives_its_turn_away() -> None:
     async def run() -> None:
         queue = DecodeQueue()
-        async with queue.turn(0.5, limit=2):
-            leaving = asyncio.create_task(queue.turn(0.1, limit=2).__aenter__())
-            staying = asyncio.create_task(queue.turn(0.2, limit=2).__aenter__())
+        async with queue.turn(0.5, Deadline(2)):
+            leaving = asyncio.create_task(queue.turn(0.1, Deadline(2)).__aenter__())
+            staying = asyncio.create_task(queue.turn(0.2, Deadline(2)).__aenter__())
             await asyncio.sleep(0)
             leaving.cancel()
         await asyncio.wait_for(staying, 5)
+
+    asyncio.run(run())
+
+
+def test_a_large_picture_waits_no_longer_than_its_deadline() -> None:
+    async def run() -> None:
+        queue = DecodeQueue()
+        async with queue.turn(0.1, Deadline(2)):
+            with pytest.raises(DeadlineExceeded, match=r"over the limit of 0\.2 s"):
+                await queue.turn(0.1, Deadline(0.2)).__aenter__()
+        async with queue.turn(0.1, Deadline(2)):  # the turn is free again
+            pass
 
     asyncio.run(run())

@@ -90,7 +90,8 @@ def killed_decoder(client: httpx.Client) -> httpx.Response:
     decoders = [pid for pid in children if b"decode_process" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     decoder = max(decoders)  # the newest; other apps of this test run may have theirs
     os.kill(decoder, signal.SIGSTOP)
-    threading.Timer(0.2, os.kill, (decoder, signal.SIGKILL)).start()
+    threading.Timer(0.2, os.kill, (decoder, signal.SIGSEGV)).start()
+    threading.Timer(0.3, os.kill, (decoder, signal.SIGCONT)).start()
     return client.post("/predict", content=large)
 
 

@@ -147,3 +147,22 @@ def test_idle_connections_end_at_the_deadline_and_others_are_answered(strict_cli
     for connection in connections:
         with connection:
             assert read_all(connection) == b""
+
+
+def test_a_request_that_begins_before_an_answer_is_not_cut_off(settings: Settings) -> None:
+    """The idle time does not run while a request arrives, however it came in packets."""
+    first = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n" + HEAD[:20]
+    with serving(settings.model_copy(update={"keep_alive_seconds": 1})) as client, dial(client) as connection:
+        connection.sendall(first)
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
+        time.sleep(3.5)
+        connection.sendall(HEAD[20:] + LENGTH % len(PICTURE) + PICTURE)
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
+
+
+def test_answers_have_a_date_and_one_connection_header(connection: socket.socket) -> None:
+    connection.sendall(HEAD + CHUNKED)
+    connection.sendall(b"GET /health/live")  # no size of a chunk
+    head = read_all(connection).partition(b"\r\n\r\n")[0].lower()
+    assert head.count(b"\r\nconnection:") == 1
+    assert head.count(b"\r\ndate:") == 1
