@@ -62,4 +62,4 @@ def test_too_many_processes_for_a_batch_are_one_sentence(tmp_path: Path) -> None
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert refused.returncode != 0
-    assert refused.stderr.count("error: a batch of 3 images is too small for 2 processes.") >= 1
+    assert "error: --batch-size 3 is too small for 2 processes" in refused.stderr
