@@ -151,8 +151,11 @@ def read_archive(content: bytes, name: str, max_operations: int) -> Any:
     names = archive.namelist()
     [pickle] = (each for each in names if each.endswith("/data.pkl") and each.count("/") == 1)
     folder = pickle.partition("/")[0]
-    if f"{folder}/byteorder" in names and archive.read(f"{folder}/byteorder").decode() != sys.byteorder:
-        raise CheckpointError(f"{name} was saved on a computer of another byte order: save it again on this one.")
+    if f"{folder}/byteorder" in names:
+        with archive.open(f"{folder}/byteorder") as member:
+            order = member.read(10)  # not all of it, which may be as large as the file
+        if order != sys.byteorder.encode():
+            raise CheckpointError(f"{name} was saved on a computer of another byte order: save it again on this one.")
 
     def record(key: str) -> bytearray:
         content = bytearray()
