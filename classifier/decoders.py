@@ -1,4 +1,4 @@
-"""Pillow's decoders, changed: PNG with a transparent colour of 16 bits, and WebP that is opened late."""
+"""Changed decoders of Pillow: for PNG with a transparent colour of 16 bits, and for WebP, which is opened late."""
 
 import io
 from functools import reduce
@@ -30,7 +30,7 @@ class DeepPngImageFile(PngImageFile):
 
 
 class LazyWebPImageFile(WebPImageFile):
-    """A WebP that libwebp gets to see when its pixels are needed: it allocates two canvases as it opens a file."""
+    """A WebP that libwebp opens only when pixels are needed, since it allocates two canvases to open a file."""
 
     def _open(self) -> None:
         assert isinstance(self.fp, io.BytesIO)

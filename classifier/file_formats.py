@@ -33,7 +33,7 @@ ONNX_FIELDS = b"\x12\x1a\x22\x2a\x32\x3a\x42"  # protobuf's tags of the fields t
 
 
 def describe_format(content: bytes) -> tuple[str, str]:
-    """What a file that is no zip archive is, as the end of "the file is …", and what to do."""
+    """The format of a file that is not a zip archive, as the end of "the file is …", and what to do."""
     for signature, description in SIGNATURES.items():
         if content.startswith(signature):
             return description

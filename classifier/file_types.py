@@ -115,7 +115,7 @@ def iso_refusal(head: bytes) -> str:
 
 
 def text_refusal(head: bytes) -> str | None:
-    """The sentence for text: a drawing or page in XML, base64, a data URI, an address; None if it is no text."""
+    """The sentence for text: a drawing or page in XML, base64, a data URI, an address. None if it is not text."""
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return not_accepted("text")
     try:

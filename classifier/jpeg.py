@@ -25,7 +25,7 @@ READ_FRAMES = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}  # sequential and progressive, with
 PROGRESSIVE = {0xC2, 0xCA}
 # The segments that libjpeg needs: frame, tables, restart interval, and JFIF and Adobe, which give the colour space.
 KEPT = {*range(0xC0, 0xD0), 0xDB, 0xDC, 0xDD, 0xDE, 0xDF, 0xE0, 0xEE}
-# Data that a picture without end marker might go on with: no 255, and no pattern that decodes to unchanged blocks.
+# Appended to a picture without an end marker. It has no byte 255, and no pattern that decodes to unchanged blocks.
 JUNK = bytes.fromhex("8d3a71e5c4962f5bb81c64d7a93e0f72e15dc8369b47fa20")
 
 

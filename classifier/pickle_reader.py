@@ -1,8 +1,9 @@
-"""Reads the pickle in a checkpoint: plain values and dense tensors, with bounds, and nothing that calls or allocates.
+"""Reads the pickle in a checkpoint within limits: plain values and dense tensors, and no calls of other functions.
 
-`torch.load(..., weights_only=True)` also allows `bytearray(n)`, which takes any amount of memory, nested tuples as
-keys, whose hash takes for ever with the GIL held, and tensors that are larger than their bytes. Here each operation of
-the pickle is one turn of a loop in Python, so other threads go on, and every value has a size and a depth.
+`torch.load(..., weights_only=True)` also allows three things that cost much: `bytearray(n)`, which allocates any amount
+of memory; nested tuples as keys, whose hash takes exponential time with the GIL held; and tensors that are larger than
+their bytes. Here each operation of the pickle is one iteration of a loop in Python, so other threads continue. Every
+value has a size and a depth, which are limited.
 """
 
 import pickletools

@@ -88,7 +88,7 @@ def write(values: dict[str, Any], path: Path) -> str:
 def read(path: Path, advice: str = "", max_bytes: int = MAX_BYTES) -> bytes:
     """The bytes of the regular file at `path`, at most `max_bytes`. Raises CheckpointError, UnreadableFile.
 
-    `advice` is added to the message if there is no such file. A pipe or a device is not waited for.
+    `advice` is added to the message if there is no such file. Does not wait for a pipe or a device.
     """
     try:
         with open(path, "rb", opener=open_without_blocking) as file:

@@ -60,12 +60,14 @@ def check_weights(
 def difference(found: Collection[Any], expected: Collection[str]) -> str:
     """The first tensor that is missing, and the first that is too many, as the end of "it …"."""
     missing = next((f"has no {shortened(key)}" for key in expected if key not in found), "")
-    unexpected = next((f"has {shortened(key)}, which that network has not" for key in found if key not in expected), "")
+    unexpected = next(
+        (f"has {shortened(key)}, which that network does not have" for key in found if key not in expected), ""
+    )
     return " and ".join(filter(None, (missing, unexpected)))
 
 
 def is_dense(tensor: Tensor) -> bool:
-    """Whether each element has a place of its own, without gaps; expanded tensors have not."""
+    """Whether each element has its own place in memory and there are no gaps. An expanded tensor is not dense."""
     return tensor.is_contiguous() or tensor.is_contiguous(memory_format=torch.channels_last)
 
 

@@ -1,6 +1,7 @@
 """Serves a checkpoint over HTTP: `python -m service [--port 8000]`. Each flag is also a variable SERVICE_….
 
-A flag beats its variable."""
+A flag overrides its variable.
+"""
 
 import argparse
 import sys

@@ -34,7 +34,7 @@ from service.schemas import (
     complete,
 )
 from service.settings import Settings
-from service.uploads import RefusedByServer, check_refusal
+from service.uploads import refusal_of
 
 LOAD_SECONDS = 30.0  # that the start of one of several workers waits for its model; a file may hang
 DRAINING = "draining"  # ASGI extension: the server has got SIGTERM and still answers requests
@@ -91,10 +91,9 @@ class RefusedRequests:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            check_refusal(scope)
-        except RefusedByServer as error:
-            await error_response(scope, error, self._metrics)(scope, receive, send)
+        error = refusal_of(scope)
+        assert error
+        await error_response(scope, error, self._metrics)(scope, receive, send)
 
 
 class AsgiRoute(APIRoute):

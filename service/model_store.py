@@ -153,7 +153,7 @@ class ModelStore:
             return await asyncio.wrap_future(future)
 
     def close(self) -> None:
-        """Stops a load and waits for it, but not for ever."""
+        """Stops a load and waits for it, at most CLOSE_SECONDS."""
         self._closed.set()
         if self._thread:
             self._thread.join(CLOSE_SECONDS)

@@ -116,7 +116,8 @@ NO_KEY = "Missing or wrong API key: send it as Authorization: Bearer KEY."
 INTERNAL_ERROR = "The service failed to answer; its log has the reason."
 
 TOO_SLOW = problem(
-    "The request did not arrive before its deadline", "The headers were not complete within 10 s; send them at once."
+    "The request did not arrive before its deadline",
+    "The headers were not complete within 10 s; send them without a pause.",
 )
 TOO_LONG = problem("Too many or too long headers", "The headers have over 65,536 bytes, the limit; send fewer.")
 

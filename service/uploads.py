@@ -1,7 +1,7 @@
 """An HTTP body -> the picture's bytes, within limits.
 
-The body is the picture itself, whatever its Content-Type says, or a form (multipart/form-data) with the picture in its
-field `file`. Both stay in memory: no upload is written to disk.
+The body is a form (multipart/form-data) with the picture in its field `file`, or the picture itself; then its
+Content-Type does not matter. Both stay in memory: no upload is written to disk.
 """
 
 import re
@@ -79,10 +79,10 @@ REFUSALS = {
 }
 
 
-def check_refusal(scope: Scope) -> None:
-    """Raises RefusedByServer if the server refuses this request."""
-    if refusal := scope.get("extensions", {}).get(REFUSAL):
-        raise REFUSALS[refusal["reason"]](refusal["detail"])
+def refusal_of(scope: Scope) -> RefusedByServer | None:
+    """The error of a request that the server refuses."""
+    refusal = scope.get("extensions", {}).get(REFUSAL)
+    return REFUSALS[refusal["reason"]](refusal["detail"]) if refusal else None
 
 
 async def read(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
@@ -157,7 +157,7 @@ def parts_of(form: bytes, boundary: bytes, max_parts: int) -> list[tuple[bytes, 
 
 
 def checked(content: bytes, headers: dict[bytes, bytes]) -> bytes:
-    """A body that is the picture itself. Raises MissingFile if it is empty, UnsupportedUpload if it is a form."""
+    """The body as the picture itself. Raises MissingFile if it is empty, UnsupportedUpload if it is a form."""
     kind = headers.get(b"content-type", b"")
     if not content and not kind.lower().startswith(b"image/"):
         raise MissingFile("The body is empty; send the picture as the body, or as the field 'file' of a form.")
@@ -203,5 +203,6 @@ async def body(scope: Scope, headers: dict[bytes, bytes], receive: Receive, most
             )
         chunks.append(chunk)
         if not message.get("more_body"):
-            check_refusal(scope)
+            if refusal := refusal_of(scope):
+                raise refusal
             return b"".join(chunks)

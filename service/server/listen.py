@@ -1,4 +1,4 @@
-"""Binds the socket that the service listens on; an address that cannot be had is one sentence."""
+"""Binds the socket that the service listens on; an address that is not available is reported in one sentence."""
 
 import errno
 import logging

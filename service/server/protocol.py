@@ -22,6 +22,8 @@ from service.uploads import REFUSAL
 
 MAX_HEAD_BYTES = 64 * 2**10  # 64 KiB: first line and headers of a request together, or the trailers behind its body
 MAX_PIPELINED = 8  # requests of a connection that wait for the answer to an earlier one
+INVALID = "invalid_http", "The request is not valid HTTP/1.1; send it with an HTTP client, and not with TLS."
+NO_PROXY = "invalid_http", "The service is not a proxy: it does not take CONNECT; send pictures with POST to /predict."
 HEADERS_TOO_LARGE = "headers_too_large", f"The headers have over {MAX_HEAD_BYTES:,} bytes, the limit; send fewer."
 TOO_MANY_REQUESTS = "invalid_http", f"Over {MAX_PIPELINED} requests wait on this connection; read the answers first."
 CHECKS = 4  # checks of the deadlines within `request_seconds`
@@ -85,7 +87,7 @@ class DeadlineProtocol(HttpToolsProtocol):
         except HttpParserUpgrade as upgrade:
             self.ignore_upgrade(data[upgrade.args[0] :])
         except HttpParserError:
-            self.refuse("invalid_http", "The request is not valid HTTP/1.1; send it without TLS.")
+            self.refuse(*INVALID)
         else:
             if self.head_bytes > MAX_HEAD_BYTES:
                 self.refuse(*HEADERS_TOO_LARGE)
@@ -98,10 +100,7 @@ class DeadlineProtocol(HttpToolsProtocol):
         """
         method = self.parser.get_method()
         if method == b"CONNECT":
-            self.refuse(
-                "invalid_http",
-                "The service is not a proxy: it does not take CONNECT; send pictures with POST to /predict.",
-            )
+            self.refuse(*NO_PROXY)
             return
         lines = [b"%s %s HTTP/%s" % (method, self.url, self.parser.get_http_version().encode())]
         lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
@@ -190,7 +189,7 @@ class DeadlineProtocol(HttpToolsProtocol):
         elif self.receiving is Receiving.HEAD and seconds >= self.request_seconds:
             self.refuse(
                 "request_timeout",
-                f"The headers were not complete within {self.request_seconds:g} s; send them at once.",
+                f"The headers were not complete within {self.request_seconds:g} s; send them without a pause.",
             )
         elif self.receiving is Receiving.BODY:
             if self.flow.read_paused or self.body_bytes >= self.min_rate * seconds:
@@ -199,7 +198,8 @@ class DeadlineProtocol(HttpToolsProtocol):
                 self.refuse(
                     "request_timeout",
                     f"The body arrived at {self.body_bytes / seconds:,.0f} bytes/s over {seconds:.1f} s; "
-                    f"the minimum is {self.min_rate:,} bytes/s over {self.request_seconds:g} s; send less.",
+                    f"the minimum is {self.min_rate:,} bytes/s over {self.request_seconds:g} s; "
+                    "send a smaller picture.",
                 )
         self.answer_transport.check_deadline(now, self.request_seconds)
 

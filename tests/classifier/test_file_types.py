@@ -1,4 +1,4 @@
-"""Files that are no accepted picture: the sentence says what they are, and what to send."""
+"""Files that are not accepted pictures: the sentence says what they are, and what to send."""
 
 import base64
 import io

@@ -53,7 +53,7 @@ def test_wrappers_and_prefixes_are_taken_off(found: dict[str, Any], tmp_path: Pa
     [
         ({name.replace("ff", "fc"): each for name, each in WEIGHTS.items()}, "no 'ff1.weight' and has 'fc1.weight'"),
         ({name: each for name, each in WEIGHTS.items() if name != "ff2.bias"}, "has no 'ff2.bias'."),
-        (WEIGHTS | {"extra.weight": torch.ones(1)}, "has 'extra.weight', which that network has not"),
+        (WEIGHTS | {"extra.weight": torch.ones(1)}, "has 'extra.weight', which that network does not have"),
         (nn.Sequential(nn.Linear(2, 2)).state_dict(), "no 'conv1.weight' and has '0.weight'"),
         ({"model": {"a": torch.ones(1)}, "epoch": 1}, "no 'conv1.weight' and has 'a'"),
         ({"model": WEIGHTS, "ema": WEIGHTS}, "has 2 state dicts, under 'model' and 'ema': save one of them alone"),

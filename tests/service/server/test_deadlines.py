@@ -38,9 +38,13 @@ def send_slowly(connection: socket.socket, byte: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("beginning", "byte", "words"),
     [
-        (b"POST /predict HTTP/1.1\r\nX: ", b"y", "The headers were not complete within 0.5 s; send them at once."),
-        (HEAD + LENGTH % 10**5, b"y", "the minimum is 16,384 bytes/s over 0.5 s; send less."),
-        (HEAD + CHUNKED, b"0", "the minimum is 16,384 bytes/s over 0.5 s; send less."),
+        (
+            b"POST /predict HTTP/1.1\r\nX: ",
+            b"y",
+            "The headers were not complete within 0.5 s; send them without a pause.",
+        ),
+        (HEAD + LENGTH % 10**5, b"y", "the minimum is 16,384 bytes/s over 0.5 s; send a smaller picture."),
+        (HEAD + CHUNKED, b"0", "the minimum is 16,384 bytes/s over 0.5 s; send a smaller picture."),
     ],
     ids=["headers", "body", "size of a chunk"],
 )

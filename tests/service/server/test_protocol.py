@@ -125,7 +125,7 @@ def test_a_body_longer_than_its_content_length_is_refused(connection: socket.soc
     connection.sendall(HEAD + LENGTH % 100 + PICTURE)
     first, _, second = read_all(connection).partition(b"HTTP/1.1 400")[2].partition(b"HTTP/1.1 400")
     assert b"PNG picture" in first
-    assert b"The request is not valid HTTP/1.1; send it without TLS." in second
+    assert b"The request is not valid HTTP/1.1; send it with an HTTP client, and not with TLS." in second
 
 
 def test_a_malformed_request_behind_a_good_one_does_not_take_its_answer(connection: socket.socket) -> None:
