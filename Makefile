@@ -8,6 +8,8 @@ HOST =
 PORT =
 WORKERS =
 RECIPE =
+PHOTOS =
+WEIGHTS =
 
 TEACHER = models/best.pt
 SOAK = overload idle_connections reloads mutated_uploads
@@ -21,6 +23,7 @@ help:
 	@echo 'make setup                                   .venv with all dependencies'
 	@echo 'make serve [HOST=…] [PORT=…] [WORKERS=…]     serves models/model_scratch.pt over HTTP'
 	@echo 'make train [RECIPE=…]                        trains a new models/model_scratch.pt'
+	@echo 'make train RECIPE=photos PHOTOS=DIR          trains a new models/photos.pt; WEIGHTS=FILE: from these ImageNet weights'
 	@echo 'make test                                    tests that need no root, no network, no Docker, no Prometheus'
 	@echo 'make soak                                    soak tests: load and faults, seven minutes; needs Linux and two cores'
 	@echo 'make lint                                    ruff and mypy'
@@ -34,7 +37,7 @@ serve: setup
 	$(python) -m service$(if $(HOST), --host $(HOST))$(if $(PORT), --port $(PORT))$(if $(WORKERS), --workers $(WORKERS))
 
 train: setup $(if $(filter shipped,$(RECIPE)),$(TEACHER))
-	$(python) -m training.run$(if $(RECIPE), --recipe $(RECIPE))$(if $(filter shipped,$(RECIPE)), --teacher $(TEACHER))
+	$(python) -m training.run$(if $(RECIPE), --recipe $(RECIPE))$(if $(filter shipped,$(RECIPE)), --teacher $(TEACHER))$(if $(PHOTOS), --photos $(PHOTOS))$(if $(WEIGHTS), --weights $(WEIGHTS))
 
 $(TEACHER): | setup
 	$(python) -m training.run --recipe best --resume --output $@.unfinished

@@ -25,7 +25,7 @@ from benchmarks.peers.tutorial import WEIGHTS
 from benchmarks.processes import Server, free_port, start_server
 from classifier.classifier import Classifier
 from classifier.networks import CLASSES, Net
-from classifier.preprocessing import read_pixels
+from classifier.preprocessing import prepare
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "models/model_scratch.pt"
@@ -230,14 +230,14 @@ def pictures() -> tuple[bytes, bytes]:
 def expected_classes(weights: Path) -> dict[bytes, str | None]:
     """The class of each picture, predicted with these weights."""
     classifier = Classifier.load(weights, "cpu")
-    return {picture: classifier.predict(read_pixels(picture)[None, None])[0]["class"] for picture in pictures()}
+    return {picture: classifier.predict(prepare(picture).pixels[None])[0]["class"] for picture in pictures()}
 
 
 def train_tutorial_net(path: Path) -> None:
     """Writes the bare state dict of a Net that predicts a different class for each of the two pictures."""
     torch.manual_seed(0)
     network = Net(sigmoid=False)  # without the sigmoid, which saturates in training; the weights are the same
-    pixels = torch.from_numpy(np.stack([read_pixels(picture)[None] for picture in pictures()]))  # uint8 (2, 1, 28, 28)
+    pixels = torch.from_numpy(np.stack([prepare(picture).pixels for picture in pictures()]))  # uint8 (2, 1, 28, 28)
     labels = torch.tensor([CLASSES.index(SHOE_CLASS), CLASSES.index(ROTATED_CLASS)])
     optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
     for _ in range(TRAIN_STEPS):

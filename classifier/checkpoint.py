@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from classifier import torch_file, tutorial
 from classifier.networks import ARCHITECTURES, CLASSES
 from classifier.torch_file import CheckpointError as CheckpointError
+from classifier.uncertainty import TEMPERATURES as TEMPERATURES
+from classifier.uncertainty import calibration
 from classifier.weights import check_costs, check_weights, expected_weights
 
 FORMAT = 1
 RECIPE_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
-TEMPERATURES = (1e-3, 1e3)  # the lowest and the highest that are valid
 # Network arguments and recipe settings that were renamed: a checkpoint with old names is read as if it had the new.
 NEW_NAMES = {
     "views": "tta_views",
@@ -54,7 +55,7 @@ class Checkpoint:
 
     architecture: str  # a key of ARCHITECTURES
     arguments: dict[str, Any]  # of the network's constructor
-    state_dict: dict[str, Tensor]  # on the CPU, of the network's dtypes: float32, and int64 for counters
+    state_dict: dict[str, Tensor]  # on the CPU: float32 or float16, and int64 for counters
     calibration: dict[str, float] = field(default_factory=lambda: {"temperature": 1.0})
     metrics: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
@@ -165,11 +166,11 @@ def parse(found: dict[str, Any], name: str, sha256: str) -> Checkpoint:
         )
     if found["classes"] != list(CLASSES):
         raise CheckpointError(f"{name} is for other classes; expected are {', '.join(CLASSES)}, in this order.")
-    temperature = found["calibration"].get("temperature")
-    lowest, highest = TEMPERATURES
-    if not isinstance(temperature, float) or not lowest <= temperature <= highest:
+    if calibration(found["calibration"]) is None:
+        lowest, highest = TEMPERATURES
         raise CheckpointError(
-            f"{name} has no valid temperature in its calibration: expected a float from {lowest:g} to {highest:g}."
+            f"{name} has no valid calibration: expected a temperature from {lowest:g} to {highest:g}, and perhaps "
+            "thresholds of prediction sets and of familiarity."
         )
     recipe = found["training"].get("recipe")
     if not isinstance(recipe, str) or not RECIPE_NAME.fullmatch(recipe):

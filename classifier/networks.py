@@ -1,10 +1,10 @@
-"""The class names and the networks: pixels, uint8 [N,1,28,28] -> logits [N,10].
+"""The networks: pixels, uint8 [N,1,28,28], of PhotoNet [N,3,160,160] -> logits [N,10].
 
 The networks scale and normalise the pixels themselves, so training and serving cannot differ in it.
 """
 
 from reprlib import repr as shortened  # a checkpoint may hold an endless value
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,21 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor, channels_last, nn
 from torch.nn import functional
 
+from classifier.photo_network import PhotoNet as PhotoNet
+from classifier.pixels import CLASSES as CLASSES
+from classifier.pixels import SHAPE
 from classifier.pixels import SIDE as SIDE
 from classifier.pixels import Pixels as Pixels
+from classifier.pretrained import Pretrained as Pretrained
 
-CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
 Logits = NDArray[np.float32]
 
 PIXEL_MEAN, PIXEL_STD = 72.9, 90.0  # of the training images, in grey levels from 0 to 255
@@ -38,7 +30,6 @@ WHITENING_EPSILON = 0.1  # added to each variance, so that whitening does not am
 MAX_WIDTH = 4096  # channels of a stage
 MAX_BLOCKS = 64  # residual convolutions of a stage
 MAX_STAGES = 4  # feature maps of 7×7 are 1×1 after them
-MAX_SIDE = 16 * SIDE  # pixels
 
 
 class Net(nn.Module):
@@ -47,6 +38,8 @@ class Net(nn.Module):
     With `sigmoid`, as in the tutorial, logits are from 0 to 1, so before calibration no probability exceeds
     e / (e + 9) = 0.232. The tutorial has no activation behind the convolutions; `relu` adds one, for networks that do.
     """
+
+    shape = SHAPE
 
     def __init__(self, sigmoid: bool = True, relu: bool = False) -> None:
         super().__init__()
@@ -90,6 +83,8 @@ class ConvNet(nn.Module):
     linearly. 2 views are the image and its mirror image; 6 are these two and both shifted by one pixel along a
     diagonal, in either direction.
     """
+
+    shape = SHAPE
 
     def __init__(
         self,
@@ -198,49 +193,15 @@ def convolution(channels_in: int, channels_out: int, *pooling: nn.Module) -> nn.
     )
 
 
-class Pretrained(nn.Module):
-    """A network of timm (`backbone`), with one grey channel and ten classes, on images resized to `side`×`side`.
-
-    Its weights are random until `start` copies those for ImageNet. Raises ImportError without timm. Raises ValueError
-    unless timm lists the name, with or without the tag of its weights: timm would download others, or read a folder.
-    """
-
-    def __init__(self, backbone: str = "tf_efficientnet_lite0", side: int = 2 * SIDE) -> None:
-        super().__init__()
-        import timm
-
-        if not isinstance(backbone, str) or backbone not in (*timm.list_models(), *timm.list_pretrained()):
-            raise ValueError(f"timm has no network {shortened(backbone)}")
-        if not isinstance(side, int) or not SIDE <= side <= MAX_SIDE:
-            raise ValueError(f"side must be an integer from {SIDE} to {MAX_SIDE}, not {shortened(side)}")
-        self.name, self.side = backbone, side
-        self.backbone = self._create()
-        mean, std = self.backbone.default_cfg["mean"], self.backbone.default_cfg["std"]
-        self.mean, self.std = sum(mean) / len(mean), sum(std) / len(std)  # over the colours, from 0 to 1
-
-    def _create(self, **options: Any) -> Any:
-        import timm
-
-        backbone = timm.create_model(self.name, in_chans=1, num_classes=len(CLASSES), **options)
-        return backbone.to(memory_format=channels_last)
-
-    def start(self, weights: dict[str, Tensor] | None) -> None:
-        """Copies weights for ImageNet into the network; without `weights`, timm downloads them.
-
-        timm sums those of the first layer over the colours and leaves the last layer random. Raises RuntimeError for
-        weights of another network, which timm would ignore, and the exceptions of timm.
-        """
-        if weights is not None and not self.backbone.state_dict().keys() <= weights.keys():
-            raise RuntimeError(f"weights of another network, not the weights of {self.name}")
-        overlay = {} if weights is None else {"pretrained_cfg_overlay": {"state_dict": weights}}
-        self.backbone = self._create(pretrained=True, **overlay)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Logits [N,10], float32 or under autocast bfloat16, of pixels, uint8 [N,1,28,28]."""
-        x = (pixels.float() / 255 - self.mean) / self.std
-        x = functional.interpolate(x, (self.side, self.side), mode="bilinear")
-        logits: Tensor = self.backbone(x.contiguous(memory_format=channels_last))
-        return logits
+def shape_of(network: nn.Module) -> tuple[int, int, int]:
+    """The shape of an image that a network of ARCHITECTURES takes: channels, rows, columns."""
+    shape: tuple[int, int, int] = type(network).shape  # type: ignore[attr-defined]
+    return shape
 
 
-ARCHITECTURES: dict[str, type[nn.Module]] = {"Net": Net, "ConvNet": ConvNet, "Pretrained": Pretrained}
+ARCHITECTURES: dict[str, type[nn.Module]] = {
+    "Net": Net,
+    "ConvNet": ConvNet,
+    "PhotoNet": PhotoNet,
+    "Pretrained": Pretrained,
+}

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from classifier.networks import SIDE, Logits, Pixels
+from classifier.networks import Logits, PhotoNet, Pixels, shape_of
 
 ONNX_OPSET = 17  # of 2022; every ONNX Runtime that pyproject.toml allows reads it
 TOLERANCE = 1e-3  # of a logit, relative and absolute; rounding in float32 accounts for about 1e-5
@@ -36,7 +36,7 @@ def choose_runtime(network: nn.Module, device: torch.device) -> tuple[str, Run]:
 
     `network` is on `device` and in evaluation mode. If ONNX Runtime cannot run it on a CPU, the log says why.
     """
-    if device.type == "cpu" and is_small(network):
+    if device.type == "cpu" and (isinstance(network, PhotoNet) or is_small(network)):
         try:
             return "onnxruntime", on_onnxruntime(network)
         except Exception as error:  # the exceptions of ONNX Runtime have no base class of their own
@@ -70,17 +70,20 @@ def on_onnxruntime(network: nn.Module) -> Run:
     """
     import onnxruntime
 
+    from classifier.photo_onnx import photo_model
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads would keep their cores busy
-    session = onnxruntime.InferenceSession(to_onnx(network), options, providers=["CPUExecutionProvider"])
+    model = photo_model(network) if isinstance(network, PhotoNet) else to_onnx(network)
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def run(pixels: Pixels) -> Logits:
         logits: Logits = session.run(["logits"], {"pixels": pixels})[0]
         return logits
 
     # A batch of another size than the export saw: a network that computes with the size is found out.
-    samples = np.random.default_rng(0).integers(256, size=(3, 1, SIDE, SIDE), dtype=np.uint8)
+    samples = np.random.default_rng(0).integers(256, size=(3, *shape_of(network)), dtype=np.uint8)
     expected = on_pytorch(network, torch.device("cpu"))(samples)
     if not np.allclose(run(samples), expected, TOLERANCE, TOLERANCE, equal_nan=True):
         raise RuntimeError("ONNX Runtime and PyTorch compute different logits.")
@@ -95,7 +98,7 @@ def to_onnx(network: nn.Module) -> bytes:
     #   dynamo=True, onnxscript  8.1 s           448 MB     0.31 ms   0.27 ms
     #   operators by hand        0.2 s           301 MB     0.32 ms   0.28 ms   (and no network of timm)
     #   PyTorch, without export  0.0 s                      1.21 ms   0.36 ms
-    samples = torch.zeros(2, 1, SIDE, SIDE, dtype=torch.uint8)
+    samples = torch.zeros(2, *shape_of(network), dtype=torch.uint8)
     model = io.BytesIO()
     with warnings.catch_warnings(action="ignore"):  # the exporter is deprecated, and uses deprecated functions
         torch.onnx.export(

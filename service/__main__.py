@@ -29,6 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--port", metavar="P", help="port to listen on (8000)")
     parser.add_argument("--workers", metavar="N", help="processes that share the port (1)")
     parser.add_argument("--model", metavar="FILE", help="checkpoint to serve (models/model_scratch.pt)")
+    parser.add_argument(
+        "--photo-model", metavar="FILE", help="checkpoint of the photo network; empty: none (models/photos.pt)"
+    )
     flags = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
     try:
         settings = load_settings(**flags)

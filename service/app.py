@@ -43,23 +43,29 @@ DRAINING = "draining"  # ASGI extension: the server has got SIGTERM and still an
 def create_app(settings: Settings) -> ASGIApp:
     """The service. It loads its model in its lifespan and stays up without one."""
     metrics = Metrics(settings.metrics)
-    models = ModelStore(settings, metrics)
-    predictions = Predictions(settings, metrics, models)
+    models, photos = ModelStore(settings, metrics), ModelStore(settings, metrics, photos=True)
+    predictions = Predictions(settings, metrics, models, photos)
+
+    async def load() -> None:
+        """Loads the photo network first, so that the service is not ready without it; its file may hang."""
+        await asyncio.wait({asyncio.create_task(photos.load())}, timeout=LOAD_SECONDS)
+        await models.load()
 
     @asynccontextmanager
     async def lifespan(app: object) -> AsyncIterator[None]:
         torch.set_num_threads(settings.threads)
-        loading = asyncio.create_task(models.load())
+        loading = asyncio.create_task(load())
         if settings.workers > 1:
             await asyncio.wait({loading}, timeout=LOAD_SECONDS)  # the other workers answer meanwhile
-        watching = asyncio.create_task(models.watch())
+        tasks = [loading, *(asyncio.create_task(store.watch()) for store in (models, photos))]
         yield
-        watching.cancel()
-        loading.cancel()
+        for task in tasks:
+            task.cancel()
         models.close()
+        photos.close()
         predictions.close()
 
-    api = create_api(settings, metrics, models)
+    api = create_api(settings, metrics, models, photos)
     predict = AsgiRoute("/predict", predictions.predict, response_model=Prediction, responses=PREDICT_PROBLEMS,
                         openapi_extra=UPLOAD, tags=["predictions"])  # fmt: skip
     api.router.routes.append(predict)
@@ -105,7 +111,7 @@ class AsgiRoute(APIRoute):
         self.app = endpoint
 
 
-def create_api(settings: Settings, metrics: Metrics, models: ModelStore) -> FastAPI:
+def create_api(settings: Settings, metrics: Metrics, models: ModelStore, photos: ModelStore) -> FastAPI:
     """FastAPI's part of the app: health, metrics, documentation, errors."""
     api = FastAPI(
         title="Fashion-MNIST classifier",
@@ -139,6 +145,8 @@ def create_api(settings: Settings, metrics: Metrics, models: ModelStore) -> Fast
             runtime=classifier.runtime,
             model=classifier.model,
             refused=models.refusal,
+            photo_model=photos.current().classifier.model if photos.is_loaded else None,
+            photo_refused=photos.refusal,
         )
 
     @api.get("/health/live", tags=["health"])

@@ -25,7 +25,7 @@ from service.model_store import ServedModel
 class PendingPicture:
     """A picture in the queue."""
 
-    pixels: Pixels  # uint8 [28,28]
+    pixels: Pixels  # uint8 [1,28,28] or [3,160,160]
     arrived: float  # by time.monotonic, in seconds
     deadline: Deadline | None
     prediction: asyncio.Future[Prediction]
@@ -44,13 +44,14 @@ class Batcher:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="network")
 
     async def predict(self, pixels: Pixels, deadline: Deadline | None = None, alone: bool = False) -> Prediction:
-        """The prediction for one picture, uint8 [28,28]. Raises DeadlineExceeded and the network's exceptions.
+        """The prediction for one picture, uint8 [1,28,28] or [3,160,160].
 
+        Raises DeadlineExceeded and the network's exceptions.
         `alone`: no other picture is about to arrive, so a fast network answers at once, without the queue.
         """
         if alone and (model := self._model()).runs_inline:
             begin = time.monotonic()
-            predictions = model.classifier.predict(pixels[None, None])
+            predictions = model.classifier.predict(pixels[None])
             self._metrics.count_batch(predictions, [0.0], time.monotonic() - begin)
             return predictions[0]
         loop = asyncio.get_running_loop()
@@ -89,7 +90,7 @@ class Batcher:
     async def _predict(self, batch: list[PendingPicture]) -> None:
         try:
             model = self._model()
-            pixels = np.stack([pending.pixels for pending in batch])[:, None]  # (N, 1, 28, 28)
+            pixels = np.stack([pending.pixels for pending in batch])  # (N, 1, 28, 28) or (N, 3, 160, 160)
             begin = time.monotonic()
             if model.runs_inline:
                 predictions = model.classifier.predict(pixels)

@@ -4,6 +4,7 @@ Pillow holds Python's global lock while libavif decodes, which would stop the ev
 priority, and limits of memory and time; a decoder that crashes ends it and not the service.
 """
 
+import json
 import os
 import signal
 import struct
@@ -20,10 +21,10 @@ import numpy as np
 
 from classifier import picture
 from classifier.picture import BrokenPicture, PictureError, PictureTooLarge
-from classifier.pixels import SIDE, Pixels
-from classifier.preprocessing import read_pixels
+from classifier.pixels import PHOTO_SHAPE, SHAPE, SIDE
+from classifier.preprocessing import Prepared, prepare
 
-REQUEST = struct.Struct(">3Q")  # bytes of the picture, and its limits of pixels
+REQUEST = struct.Struct(">3Q?")  # bytes of the picture, its limits of pixels, and whether it is for the photo network
 ANSWER = struct.Struct(">BQ")  # an index in KINDS, and the bytes that follow
 KINDS: tuple[type[PictureError] | None, ...] = (None, BrokenPicture, PictureTooLarge, picture.UnsupportedPicture)
 MAX_SECONDS = 10.0  # for one picture, which takes up to 1 s of a core; the process may get little of one
@@ -43,8 +44,8 @@ class DecodeProcess:
         self._limits = max_pixels, max_jpeg_pixels
         self._process: subprocess.Popen[bytes] | None = None
 
-    def decode(self, content: bytes) -> Pixels:
-        """uint8 [28,28] of an encoded picture. Raises PictureError."""
+    def decode(self, content: bytes, photos: bool = False) -> Prepared:
+        """The pixels of an encoded picture. Raises PictureError, DecoderStopped."""
         if self._process and self._process.poll() is not None:  # it was killed while idle
             self.close()
         process = self._process = self._process or self._start()
@@ -54,7 +55,7 @@ class DecodeProcess:
         killer.start()
         begin = time.monotonic()
         try:
-            process.stdin.write(REQUEST.pack(len(content), *self._limits))
+            process.stdin.write(REQUEST.pack(len(content), *self._limits, photos))
             process.stdin.write(content)
             process.stdin.flush()
             kind, size = ANSWER.unpack(process.stdout.read(ANSWER.size))
@@ -74,7 +75,9 @@ class DecodeProcess:
             killer.cancel()
         if error_type := KINDS[kind]:
             raise error_type(answer.decode())
-        return np.frombuffer(bytearray(answer), np.uint8).reshape(SIDE, SIDE)
+        facts, _, levels = answer.partition(b"\n")
+        pixels = np.frombuffer(bytearray(levels), np.uint8)
+        return Prepared(pixels.reshape(PHOTO_SHAPE if len(pixels) > SIDE**2 else SHAPE), json.loads(facts))
 
     def _start(self) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
@@ -106,11 +109,14 @@ def main() -> None:
         answer(requests, answers, *REQUEST.unpack(head))
 
 
-def answer(requests: IO[bytes], answers: IO[bytes], size: int, max_pixels: int, max_jpeg_pixels: int) -> None:
+def answer(
+    requests: IO[bytes], answers: IO[bytes], size: int, max_pixels: int, max_jpeg_pixels: int, photos: bool
+) -> None:
     content = requests.read(size)
     kind, result = 0, b""
     try:
-        result = read_pixels(content, max_pixels, max_jpeg_pixels).tobytes()
+        prepared = prepare(content, max_pixels, max_jpeg_pixels, photos)
+        result = json.dumps(prepared.input).encode() + b"\n" + prepared.pixels.tobytes()
     except PictureError as error:
         kind, result = KINDS.index(type(error)), str(error).encode()
     answers.write(ANSWER.pack(kind, len(result)) + result)

@@ -1,6 +1,6 @@
-"""Decodes pictures: small ones in the event loop, others in threads, and large ones in a process of their own.
+"""Decodes pictures: those of 28×28 in the event loop, others in threads, and large ones in a process of their own.
 
-A small picture takes less time than a thread switch. A large one must not keep others waiting.
+A picture of 28×28 takes less time than a thread switch. A large one must not keep others waiting.
 """
 
 import asyncio
@@ -11,8 +11,8 @@ from PIL.ImageFile import ImageFile
 
 from classifier.avif import is_avif
 from classifier.picture import decode_seconds, open_picture
-from classifier.pixels import Pixels
-from classifier.preprocessing import preprocess
+from classifier.pixels import SIDE
+from classifier.preprocessing import Prepared, preprocess
 from service.admission import Deadline, DecodeQueue, Overloaded
 from service.decode_process import DecodeProcess, DecoderStopped
 from service.metrics import Metrics
@@ -33,45 +33,52 @@ class Decoder:
         self._process = DecodeProcess(*self._limits)
         self._process_thread = ThreadPoolExecutor(1, thread_name_prefix="decode-large")
 
-    async def decode(self, content: bytes, deadline: Deadline) -> Pixels:
-        """uint8 [28,28] of an encoded picture. Raises PictureError, DeadlineExceeded, Overloaded."""
+    async def decode(self, content: bytes, deadline: Deadline, photos: bool = False) -> Prepared:
+        """The pixels of an encoded picture; `photos`: for the photo network, except images of Fashion-MNIST.
+
+        Raises PictureError, DeadlineExceeded, Overloaded.
+        """
         if len(content) <= SMALL_BYTES and not is_avif(content):
             picture = open_picture(content, *self._limits)
-            if decode_seconds(picture) <= SMALL_SECONDS:
-                return self._decode(picture)
+            if picture.size == (SIDE, SIDE) and decode_seconds(picture) <= SMALL_SECONDS:
+                return self._decode(picture, photos)
             del picture  # a picture that waits is not kept open
         loop, submitted = asyncio.get_running_loop(), time.monotonic()
-        result = await loop.run_in_executor(self._threads, self._decode_unless_large, content, deadline, submitted)
+        result = await loop.run_in_executor(
+            self._threads, self._decode_unless_large, content, deadline, submitted, photos
+        )
         if not isinstance(result, float):
             return result
         async with self._queue.turn(result, deadline):
             self._begin(deadline, submitted)
             begin = time.monotonic()
             try:
-                pixels = await loop.run_in_executor(self._process_thread, self._process.decode, content)
+                prepared = await loop.run_in_executor(self._process_thread, self._process.decode, content, photos)
             except DecoderStopped as error:
                 raise Overloaded(str(error)) from error
             self._metrics.count_decoded(time.monotonic() - begin)
-            return pixels
+            return prepared
 
-    def _decode_unless_large(self, content: bytes, deadline: Deadline, submitted: float) -> Pixels | float:
+    def _decode_unless_large(
+        self, content: bytes, deadline: Deadline, submitted: float, photos: bool
+    ) -> Prepared | float:
         """The pixels, or of a large picture the seconds that decoding it may take."""
         deadline.check()
         picture = open_picture(content, *self._limits)
         if is_large(picture):
             return decode_seconds(picture)
         self._begin(deadline, submitted)
-        return self._decode(picture)
+        return self._decode(picture, photos)
 
     def _begin(self, deadline: Deadline, submitted: float) -> None:
         self._metrics.decode_queue_seconds.observe(time.monotonic() - submitted)
         deadline.check()
 
-    def _decode(self, picture: ImageFile) -> Pixels:
+    def _decode(self, picture: ImageFile, photos: bool) -> Prepared:
         begin = time.monotonic()
-        pixels = preprocess(picture)
+        prepared = preprocess(picture, photos)
         self._metrics.count_decoded(time.monotonic() - begin)
-        return pixels
+        return prepared
 
     def close(self) -> None:
         """Waits for the threads and the process to end."""

@@ -62,13 +62,12 @@ class Metrics:
         self.confidence = self._counter(
             "confidence", "Sum of the confidence of all predictions; divided by predictions, the mean confidence."
         )
-        self.model = self._gauge("model", "1 for the model that is served, 0 for earlier ones.", "livemin", "model")
+        self.model = self._gauge("model", "1 for each model that is served, 0 for earlier ones.", "livemin", "model")
         self.model_loaded = self._gauge(
             "model_loaded_timestamp_seconds", "Unix time at which the model was loaded.", "livemin"
         )
         self.model_load_seconds = self._gauge("model_load_seconds", "Time to load the model, in seconds.", "livemax")
         self.model_refusals = self._counter("model_refusals", "Checkpoints refused.")
-        self._models: set[str] = set()
         self._requests: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -112,11 +111,11 @@ class Metrics:
             self.predictions[prediction["index"]].inc()
             self.queue_seconds.observe(wait)
 
-    def count_load(self, model: str, seconds: float) -> None:
-        """Counts that `model` is served from now on, after `seconds` of loading."""
-        self._models.add(model)
-        for name in self._models:
-            self.model.labels(name).set(name == model)
+    def count_load(self, model: str, seconds: float, replaced: str | None = None) -> None:
+        """Counts that `model` is served from now on, in the place of `replaced`, after `seconds` of loading."""
+        if replaced:
+            self.model.labels(replaced).set(0)
+        self.model.labels(model).set(1)
         self.model_loaded.set_to_current_time()
         self.model_load_seconds.set(seconds)
 

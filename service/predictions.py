@@ -8,7 +8,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from classifier.classifier import Prediction
 from service import uploads
 from service.admission import Admission, Deadline
 from service.batcher import Batcher
@@ -22,11 +21,14 @@ from service.settings import Settings
 class Predictions:
     """What `POST /predict` and `POST /predict/batch` do."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, models: ModelStore) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, models: ModelStore, photos: ModelStore) -> None:
         self.admission = Admission(settings.max_waiting, metrics)
         self.decoder = Decoder(settings.max_pixels, settings.max_jpeg_pixels, metrics)
-        self.batcher = Batcher(models.current, settings.max_batch, metrics)
+        self.batchers: dict[tuple[int, ...], Batcher] = {
+            store.shape: Batcher(store.current, store.max_batch, metrics) for store in (models, photos)
+        }
         self._models = models
+        self._photos = photos
         self._metrics = metrics
         self._max_wait_seconds = settings.max_wait_seconds
         self._max_bytes = settings.max_upload_bytes
@@ -69,11 +71,13 @@ class Predictions:
         backpressure = scope.get("extensions", {}).get(BACKPRESSURE, {})
         self.admission.check(early_retry="early_retry" in backpressure)
 
-    async def _predict(self, content: bytes, deadline: Deadline) -> Prediction:
-        pixels = await self.decoder.decode(content, deadline)
-        return await self.batcher.predict(pixels, deadline, alone=self.admission.in_flight == 1)
+    async def _predict(self, content: bytes, deadline: Deadline) -> dict[str, Any]:
+        pixels, facts = await self.decoder.decode(content, deadline, self._photos.is_loaded)
+        batcher = self.batchers[pixels.shape]
+        prediction = await batcher.predict(pixels, deadline, alone=self.admission.in_flight == 1)
+        return {**prediction, "input": facts}
 
-    def _item(self, result: Prediction | BaseException) -> Prediction | dict[str, Any]:
+    def _item(self, result: dict[str, Any] | BaseException) -> dict[str, Any]:
         if not isinstance(result, BaseException):
             return result
         if type(result) not in ERRORS:
@@ -84,7 +88,8 @@ class Predictions:
     def close(self) -> None:
         """Waits for the threads to end."""
         self.decoder.close()
-        self.batcher.close()
+        for batcher in self.batchers.values():
+            batcher.close()
 
 
 def json_response(content: object) -> Response:

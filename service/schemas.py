@@ -4,11 +4,16 @@ from typing import Any, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from classifier import classifier
+from classifier import classifier, preprocessing
 from classifier.networks import CLASSES
 from classifier.picture import ACCEPTED
+from classifier.uncertainty import Calibration
 
-EXAMPLE_PREDICTION: Any = classifier.prediction([0.0002] * (len(CLASSES) - 1) + [0.9982], "fast-1a2b3c4d")
+EXAMPLE_CALIBRATION = Calibration(1.0, (0.5, 0.05), 5.0, 1.0)
+EXAMPLE_PREDICTION: Any = {
+    **classifier.prediction([0.0002] * (len(CLASSES) - 1) + [0.9982], "fast-1a2b3c4d", 9.0, EXAMPLE_CALIBRATION),
+    "input": {"format": "PNG", "width": 28, "height": 28, "adapted": []},
+}
 
 
 def describe_fields(shape: type) -> dict[str, Any]:
@@ -20,11 +25,15 @@ def describe_fields(shape: type) -> dict[str, Any]:
     return fields
 
 
+Input = create_model(
+    "Input", __doc__="What was uploaded, and what was done to it.", **describe_fields(preprocessing.Input)
+)
 Prediction = create_model(
     "Prediction",
     __doc__="The prediction for one picture.",
     __config__=ConfigDict(json_schema_extra={"example": EXAMPLE_PREDICTION}),
     **describe_fields(classifier.Prediction),
+    input=(Input, Field(description="what was uploaded, and what was done to it")),
 )
 
 
@@ -66,6 +75,8 @@ class Health(BaseModel):
     runtime: str = Field(description="what runs the network: onnxruntime or pytorch")
     model: str = Field(description="the recipe and the first 8 hex digits of the checkpoint's SHA-256")
     refused: str | None = Field(None, description="why a newer checkpoint was refused, if one was")
+    photo_model: str | None = Field(None, description="the same as model, of the photo network, if there is one")
+    photo_refused: str | None = Field(None, description="why there is no photo network, or no newer one")
 
 
 class Liveness(BaseModel):

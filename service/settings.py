@@ -64,6 +64,12 @@ class Settings(BaseSettings):
     model: Annotated[Path, AfterValidator(names_a_file), Field(description="checkpoint file to serve")] = Path(
         "models/model_scratch.pt"
     )
+    photo_model: Annotated[
+        Path | None,
+        BeforeValidator(lambda value: value or None),
+        AfterValidator(lambda path: path and names_a_file(path)),
+        Field(description="checkpoint file of the photo network; empty: none"),
+    ] = Path("models/photos.pt")
     model_sha256: Annotated[
         str | None, Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of the only checkpoint to serve")
     ] = None

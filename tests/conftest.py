@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from classifier.checkpoint import Checkpoint, save
-from classifier.networks import SIDE, ConvNet, Net
+from classifier.networks import SIDE, ConvNet, Net, PhotoNet
 from training.data import Images, split
 from training.loop import Run, train
 from training.recipes import FAST, Recipe
@@ -37,7 +37,9 @@ def tiny_images() -> Images:
     stripes = torch.cat((vertical, vertical.mT)).unsqueeze(1)
     labels = torch.randperm(400, generator=generator) % len(stripes)
     noise = torch.randint(0, 100, (len(labels), 1, SIDE, SIDE), generator=generator, dtype=torch.uint8)
-    return Images(noise.masked_fill(stripes[labels], 255), labels)
+    pixels = noise.masked_fill(stripes[labels], 255)
+    pixels[:, :, :: SIDE - 1, :: SIDE - 1] = 0  # dark corners, as in Fashion-MNIST
+    return Images(pixels, labels)
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +56,17 @@ def tiny_recipe() -> Recipe:
         prune_ratio=0.0,
         precision="float32",
     )
+
+
+@pytest.fixture(scope="session")
+def photo_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A photo network that has learned nothing, in float16 as the recipe saves it."""
+    torch.manual_seed(0)
+    weights = {name: value.half() if value.ndim > 1 else value for name, value in PhotoNet().state_dict().items()}
+    calibration = {"temperature": 1.0, "set_0.95": 0.5, "set_0.99": 0.05, "energy": 0.0, "energy_scale": 1.0}
+    path = tmp_path_factory.mktemp("models") / "photos.pt"
+    save(Checkpoint("PhotoNet", {}, weights, calibration, training={"recipe": "photos", "seed": 0}), path)
+    return path
 
 
 @pytest.fixture(scope="session")

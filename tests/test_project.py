@@ -103,11 +103,11 @@ def test_nothing_is_left_to_do() -> None:
 
 def test_the_shipped_checkpoint_is_small_and_answers() -> None:
     from classifier.classifier import Classifier
-    from classifier.preprocessing import read_pixels
+    from classifier.preprocessing import prepare
 
     shipped = ROOT / "models/model_scratch.pt"
     assert shipped.stat().st_size <= 5 * 2**20
-    [answer] = Classifier.load(shipped, "cpu").predict(read_pixels((ROOT / "shoe.png").read_bytes())[None, None])
+    [answer] = Classifier.load(shipped, "cpu").predict(prepare((ROOT / "shoe.png").read_bytes()).pixels[None])
     assert answer["class"] == "Ankle boot"
 
 

@@ -18,6 +18,7 @@ from training.data import DataError
 from training.progress import printable
 
 CHECKPOINT = Path("models/model_scratch.pt")
+PHOTO_CHECKPOINT = Path("models/photos.pt")
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells report SIGINT
 # In the messages of PyTorch, CUDA, ONNX Runtime and C++ when memory is full; most are plain RuntimeErrors.
 OUT_OF_MEMORY = (

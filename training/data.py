@@ -10,15 +10,17 @@ import struct
 import tempfile
 import zlib
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
+from typing import Self
 from urllib.error import URLError
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from classifier.networks import SIDE, Pixels
+from classifier.networks import CLASSES, SIDE, Pixels
 
 DEBIAN_DIR = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
 DOWNLOAD_DIR = Path("data")
@@ -63,21 +65,34 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def losses(self, logits: Tensor) -> Tensor:
+        """The cross-entropy of each image, float32 [N], in nats, of logits, float32 [N,10]."""
+        return functional.cross_entropy(logits, self.labels, reduction="none")
+
+    @property
+    def marks(self) -> Tensor:
+        """The right classes, bool [N,10]."""
+        return functional.one_hot(self.labels, len(CLASSES)).bool()
+
+    def is_right(self, classes: Tensor) -> Tensor:
+        """Whether each of `classes`, int64 [N], is right, bool [N]."""
+        return self.marks.gather(1, classes[:, None]).squeeze(1)
+
     def array(self) -> Pixels:
         """The pixels as a NumPy array, uint8 [N,1,28,28], the input of Classifier."""
         return self.pixels.cpu().numpy()
 
-    def __getitem__(self, index: Tensor | slice) -> "Images":
+    def __getitem__(self, index: Tensor | slice) -> Self:
         return self._map(lambda tensor: tensor[index])
 
-    def to(self, device: torch.device) -> "Images":
+    def to(self, device: torch.device) -> Self:
         return self._map(lambda tensor: tensor.to(device))
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> "Images":
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
         teacher_logits = None if self.teacher_logits is None else change(self.teacher_logits)
-        return Images(change(self.pixels), change(self.labels), teacher_logits)
+        return replace(self, pixels=change(self.pixels), labels=change(self.labels), teacher_logits=teacher_logits)
 
-    def batches(self, size: int) -> "Iterator[Images]":
+    def batches(self, size: int) -> Iterator[Self]:
         """The images in order, `size` at a time; the last batch may be smaller."""
         for start in range(0, len(self), size):
             yield self[start : start + size]

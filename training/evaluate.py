@@ -14,10 +14,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from classifier.checkpoint import describe
 from classifier.classifier import Classifier
-from classifier.networks import CLASSES, SIDE
+from classifier.networks import CLASSES
+from classifier.pixels import SHAPE
 from training import data
-from training.command import CHECKPOINT, Parser, add_data_dir, add_device, add_report, execute
-from training.metrics import Evaluation, evaluate
+from training.command import CHECKPOINT, Parser, TrainingError, add_data_dir, add_device, add_report, execute
+from training.metrics import Evaluation, all_logits, auroc, energies, evaluate
+from training.photos import Photos, answerable, choose, load, split
 from training.progress import print_line
 
 LATENCY_BATCHES = (1, 64)  # images
@@ -37,6 +39,12 @@ def main(arguments: list[str] | None = None) -> int:
     add_device(parser)
     add_data_dir(parser)
     add_report(parser)
+    parser.add_argument(
+        "--photos",
+        type=Path,
+        metavar="DIR",
+        help="folder of photos to evaluate on, as of training.run (default: the test set of Fashion-MNIST)",
+    )
     options = parser.parse_args(arguments)
     return execute(lambda: run_evaluation(options))
 
@@ -45,13 +53,26 @@ def run_evaluation(options: argparse.Namespace) -> dict[str, Any]:
     """Prints the metrics and the costs of a checkpoint; returns them as the command's last line has them."""
     classifier = Classifier.load(options.checkpoint, options.device)
     checkpoint = classifier.checkpoint
-    test_images = data.load_test(options.data_dir)
+    if not options.photos and classifier.shape != SHAPE:
+        raise TrainingError(f"{options.checkpoint.name} is a network for photos: name their folder with --photos DIR.")
     console = Console()
+    test_images, others = (
+        load_photos(options.photos, classifier, console) if options.photos else (data.load_test(options.data_dir), None)
+    )
     print_line(console, describe(checkpoint))
     if checkpoint.assumption:
         print_line(console, checkpoint.assumption)
     evaluation = evaluate(classifier, test_images)
-    print_table(console, evaluation)
+    print_table(console, evaluation, "Photos" if options.photos else "Test set")
+    strangers = {}
+    if others:
+        unanswerable = energies(classifier, all_logits(classifier, others))
+        strangers = {"auroc_familiarity": auroc(evaluation.energy, unanswerable)}
+        print_line(
+            console,
+            f"{len(others)} photos show none of the ten classes; the area under the receiver operating characteristic "
+            f"of familiarity is {strangers['auroc_familiarity']:.3f}.",
+        )
     costs = {
         "parameters": checkpoint.parameters,
         "multiply_adds": multiply_adds(classifier),
@@ -77,13 +98,31 @@ def run_evaluation(options: argparse.Namespace) -> dict[str, Any]:
         "ece": evaluation.ece,
         "nll": evaluation.nll,
         "brier": evaluation.brier,
+        "prediction_sets": evaluation.prediction_sets,
+        "unfamiliar": evaluation.unfamiliar if evaluation.prediction_sets else None,
+        **strangers,
         **evaluation.per_class,
     }
 
 
-def print_table(console: Console, evaluation: Evaluation) -> None:
-    """Prints precision, recall and F1 of each class, then a line with loss, accuracy and calibration error."""
-    table = Table("class", title="Test set")
+def load_photos(folder: Path, classifier: Classifier, console: Console) -> tuple[Photos, Photos | None]:
+    """The photos of which a class is right, and those of which none is, None if there are none of these.
+
+    If the network was trained on these photos, only those that it did not learn from and that fitted nothing.
+    """
+    photos = load(folder, classifier.shape)
+    training = classifier.checkpoint.training
+    settings, seed = training.get("settings"), training.get("seed")
+    if photos.digest == training.get("photos") and isinstance(settings, dict) and isinstance(seed, int):
+        _, _, photos = split(photos, settings["validation_photos"], settings["test_photos"], seed)
+        print_line(console, f"The network was trained on these photos, except {len(photos)} for this test.")
+    others = choose(photos, (~photos.marks.any(dim=1)).nonzero().flatten())
+    return answerable(photos), others if len(others) else None
+
+
+def print_table(console: Console, evaluation: Evaluation, title: str = "Test set") -> None:
+    """Prints precision, recall and F1 of each class, then lines with loss, accuracy, calibration error and sets."""
+    table = Table("class", title=title)
     for name in ("precision", "recall", "F1"):
         table.add_column(name, justify="right")
     scores = evaluation.per_class.values()
@@ -93,15 +132,23 @@ def print_table(console: Console, evaluation: Evaluation) -> None:
     low, high = evaluation.accuracy_interval
     print_line(
         console,
-        f"Test loss {evaluation.loss:.4f}, accuracy {evaluation.accuracy:.2%} "
+        f"{title}: loss {evaluation.loss:.4f}, accuracy {evaluation.accuracy:.2%} "
         f"({evaluation.correct_count:,} of {len(evaluation.correct):,}; 95% interval {low:.2%} to {high:.2%}), "
         f"expected calibration error {evaluation.ece:.2%}",
     )
+    for coverage, found in evaluation.prediction_sets.items():
+        print_line(
+            console,
+            f"Prediction sets for {float(coverage):.0%}: {found['coverage']:.2%} hold a right class; "
+            f"{found['size']:.2f} classes on average",
+        )
+    if evaluation.prediction_sets:
+        print_line(console, f"{evaluation.unfamiliar:.2%} do not look like any of the ten classes")
 
 
 def multiply_adds(classifier: Classifier) -> int:
     """Multiply-adds of one prediction, as PyTorch counts them: convolutions and matrix products."""
-    blank = torch.zeros(1, 1, SIDE, SIDE, dtype=torch.uint8)
+    blank = torch.zeros(1, *classifier.shape, dtype=torch.uint8)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         classifier.network(blank.to(classifier.device))
     return int(counter.get_total_flops()) // 2

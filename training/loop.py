@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from training.command import TrainingError
 from training.data import Images
@@ -84,6 +84,9 @@ def train(run: Run) -> RunState:
     optimizer = make_optimizer(run.recipe, run.network)
     pruning = Pruning(run.recipe, len(run.training), run.training.labels.device)
     parts: dict[str, Any] = {"network": run.network, "optimizer": optimizer, "pruning": pruning}
+    average = make_average(run.recipe, run.network)
+    if average:
+        parts["average"] = average
     state = RunState()
     if run.resume_file and run.resume:
         saved = run.resume_file.read()
@@ -109,9 +112,10 @@ def train(run: Run) -> RunState:
         for number in range(len(state.history) + 1, run.recipe.epochs + 1):
             epoch = plan_epoch(pruning, run.seed, number, run.dist.rank)
             with progress_bar(run.console, f"epoch {number}/{run.recipe.epochs}", len(epoch.order)) as update_bar:
-                training_loss = train_epoch(run, epoch, step, pruning, update_bar)
+                training_loss = train_epoch(run, epoch, step, pruning, update_bar, average)
             if run.dist.is_main:
-                end_epoch(run, state, epoch, training_loss, start)
+                network = average.module if average else run.network
+                end_epoch(run, network, state, epoch, training_loss, start)
             write_resume_file()
     except KeyboardInterrupt:
         state.interrupted = True
@@ -121,10 +125,25 @@ def train(run: Run) -> RunState:
     return state
 
 
+def make_average(recipe: Recipe, network: nn.Module) -> AveragedModel | None:
+    """The exponential moving average of the weights (Polyak and Juditsky 1992), if the recipe has one."""
+    if not recipe.average_decay:
+        return None
+    average = get_ema_multi_avg_fn(recipe.average_decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(network, multi_avg_fn=average, use_buffers=True)
+
+
 def train_epoch(
-    run: Run, epoch: Epoch, step: Step, pruning: Pruning, report_progress: Callable[[int, float], None]
+    run: Run,
+    epoch: Epoch,
+    step: Step,
+    pruning: Pruning,
+    report_progress: Callable[[int, float], None],
+    average: AveragedModel | None = None,
 ) -> float:
     """Trains on the images of `epoch`; returns the mean loss of its batches. Raises TrainingError.
+
+    `average`, if given, follows the weights of the network after each step.
 
     Calls `report_progress` every few steps with the number of images done and the mean loss so far.
     """
@@ -137,6 +156,8 @@ def train_epoch(
         set_learning_rate(run.recipe, step.optimizer, progress)
         shard = run.dist.shard(batch)
         losses += step(shard, epoch.weights[shard] * (run.dist.count / len(batch)))  # averages to the mean of the batch
+        if average:
+            average.update_parameters(run.network)
         if number % STEPS_BETWEEN_LOSS_CHECKS == 0 or number == len(batches):
             mean_loss = run.dist.mean(losses) / number
             if not math.isfinite(mean_loss):
@@ -149,9 +170,9 @@ def train_epoch(
     return mean_loss
 
 
-def end_epoch(run: Run, state: RunState, epoch: Epoch, training_loss: float, start: float) -> None:
-    """Validates, updates `state` and prints the epoch in one line."""
-    validation_loss, validation_accuracy = validate(run.recipe, run.network, run.validation)
+def end_epoch(run: Run, network: nn.Module, state: RunState, epoch: Epoch, training_loss: float, start: float) -> None:
+    """Validates `network`, updates `state` and prints the epoch in one line."""
+    validation_loss, validation_accuracy = validate(run.recipe, network, run.validation)
     state.seconds = time.perf_counter() - start
     improvement = ""
     if validation_loss <= state.best_loss and run.recipe.keep == "best":
@@ -160,7 +181,7 @@ def end_epoch(run: Run, state: RunState, epoch: Epoch, training_loss: float, sta
         )
     if validation_loss <= state.best_loss or run.recipe.keep == "last":
         state.best_loss = validation_loss
-        state.best_weights = deepcopy(run.network.state_dict())
+        state.best_weights = deepcopy(network.state_dict())
     state.history.append(
         {
             "images": len(epoch.order),
@@ -187,5 +208,4 @@ def validate(recipe: Recipe, network: nn.Module, images: Images) -> tuple[float,
     network.eval()
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
         logits = torch.cat([network(batch.pixels) for batch in images.batches(size)]).float()
-    loss = functional.cross_entropy(logits, images.labels).item()
-    return loss, (logits.argmax(dim=1) == images.labels).float().mean().item()
+    return images.losses(logits).mean().item(), images.is_right(logits.argmax(dim=1)).float().mean().item()

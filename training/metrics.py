@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from classifier.classifier import Classifier
 from classifier.networks import CLASSES
+from classifier.uncertainty import COVERAGES
 from training.data import Images
 
 BATCH_SIZE = 1_000  # images
@@ -30,6 +31,9 @@ class Evaluation:
     predicted: Tensor  # int64 [N]
     confidence: Tensor  # float64 [N]
     correct: Tensor  # bool [N]
+    energy: Tensor  # float64 [N], low for pictures that are like none of the training images
+    unfamiliar: float  # fraction of the images that do not look like any of the ten classes; nan without thresholds
+    prediction_sets: dict[str, dict[str, float]]  # by nominal coverage: "coverage" and mean "size"; {} without them
 
     @property
     def accuracy(self) -> float:
@@ -55,19 +59,55 @@ def evaluate(classifier: Classifier, images: Images) -> Evaluation:
     """Evaluates the same calibrated probabilities that the service returns."""
     logits = all_logits(classifier, images)
     probabilities = torch.tensor([classifier.probabilities(row) for row in logits.tolist()], dtype=torch.float64)
-    labels = images.labels.cpu()
+    images = images.to(torch.device("cpu"))
     confidence, predicted = probabilities.max(dim=1)
-    correct = predicted == labels
+    correct = images.is_right(predicted)
+    labels = torch.where(correct, predicted, images.labels)
+    fitted = classifier.calibration
+    energy = energies(classifier, logits)
+    sets = {
+        coverage: prediction_set_metrics(probabilities, images.marks, threshold)
+        for coverage, threshold in zip(COVERAGES, fitted.thresholds, strict=bool(fitted.thresholds))
+    }
     return Evaluation(
         confusion=confusion_matrix(labels, predicted),
-        loss=functional.cross_entropy(logits, labels).item(),
-        nll=functional.nll_loss(probabilities.clamp_min(1e-12).log(), labels).item(),
+        loss=images.losses(logits).mean().item(),
+        nll=images.losses(probabilities.clamp_min(1e-12).log()).mean().item(),
         ece=expected_calibration_error(confidence, correct),
         brier=(probabilities - functional.one_hot(labels, len(CLASSES))).square().sum(dim=1).mean().item(),
         predicted=predicted,
         confidence=confidence,
         correct=correct,
+        energy=energy,
+        unfamiliar=(energy < fitted.energy).double().mean().item() if fitted.energy_scale else float("nan"),
+        prediction_sets=sets,
     )
+
+
+def prediction_set_metrics(probabilities: Tensor, right: Tensor, threshold: float) -> dict[str, float]:
+    """How often the prediction set holds a right class, and its mean number of classes.
+
+    `probabilities` is float64 [N,10], `right` bool [N,10].
+    """
+    members = probabilities >= threshold
+    members |= functional.one_hot(probabilities.argmax(dim=1), len(CLASSES)).bool() & ~members.any(dim=1, keepdim=True)
+    return {
+        "coverage": (members & right).any(dim=1).double().mean().item(),
+        "size": members.sum(dim=1).double().mean().item(),
+    }
+
+
+def auroc(higher: Tensor, lower: Tensor) -> float:
+    """The probability that a value of `higher` is above one of `lower`, ties counted half: the area under the receiver
+    operating characteristic. Both are float [N]."""
+    ordered = lower.sort().values
+    below = torch.searchsorted(ordered, higher) + torch.searchsorted(ordered, higher, right=True)
+    return below.double().mean().item() / 2 / len(lower)
+
+
+def energies(classifier: Classifier, logits: Tensor) -> Tensor:
+    """The energy of each image, float64 [N], of its logits before calibration, float32 [N,10]."""
+    return (logits.double() / classifier.calibration.temperature).logsumexp(dim=1)
 
 
 def all_logits(classifier: Classifier, images: Images) -> Tensor:

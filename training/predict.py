@@ -5,15 +5,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from classifier.classifier import Classifier, Prediction
-from classifier.networks import Pixels
 from classifier.picture import PictureError, PictureTooLarge
-from classifier.preprocessing import read_pixels
-from training.command import CHECKPOINT, Parser, add_device, execute
+from classifier.pixels import PHOTO_SHAPE, SHAPE, SIDE, Pixels
+from classifier.preprocessing import Input, prepare
+from training.command import CHECKPOINT, PHOTO_CHECKPOINT, Parser, add_device, execute
 from training.progress import print_line, printable
 
 SHADES = " .:-=+*#%@"  # from black to white
@@ -30,6 +31,12 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="FILE",
         help=f"file of the classifier (default: {CHECKPOINT})",
     )
+    parser.add_argument(
+        "--photo-checkpoint",
+        type=Path,
+        metavar="FILE",
+        help=f"file of the photo network, for all but images of Fashion-MNIST (default: {PHOTO_CHECKPOINT}, if there)",
+    )
     add_device(parser)
     options = parser.parse_args(arguments)
     return execute(lambda: predict_files(options))
@@ -38,23 +45,38 @@ def main(arguments: list[str] | None = None) -> int:
 def predict_files(options: argparse.Namespace) -> dict[str, Any]:
     """Predicts each file; one that cannot be read is reported in one sentence and sets the exit code to 1."""
     console = Console(markup=False, emoji=False, highlight=False)  # a file may be called [red] or :shoe:
-    classifier = Classifier.load(options.checkpoint, options.device)
-    if classifier.checkpoint.assumption:
-        print_line(console, classifier.checkpoint.assumption)
+    classifiers = load_classifiers(options.checkpoint, options.photo_checkpoint, options.device)
+    if assumption := classifiers[SHAPE].checkpoint.assumption:
+        print_line(console, assumption)
     predictions: list[dict[str, Any]] = []
     for path in options.images:
         try:
-            pixels = read_pixels(read(path))
+            pixels, facts = prepare(read(path), photos=PHOTO_SHAPE in classifiers)
         except (PictureError, OSError) as error:
             sentence = str(error) if isinstance(error, PictureError) else f"{error.strerror}."
             print(printable(f"{path}: {sentence}"), file=sys.stderr)
             predictions.append({"file": str(path), "detail": sentence})
             continue
-        [prediction] = classifier.predict(pixels[None, None])
-        print_prediction(console, path, pixels, prediction)
-        predictions.append({"file": str(path), **prediction})
+        [prediction] = classifiers[pixels.shape].predict(pixels[None])
+        print_prediction(console, path, pixels, prediction, facts)
+        predictions.append({"file": str(path), **prediction, "input": facts})
     failed = any("detail" in prediction for prediction in predictions)
     return {"predictions": predictions, "exit_code": int(failed)}
+
+
+def load_classifiers(checkpoint: Path, photos: Path | None, device: str) -> dict[tuple[int, ...], Classifier]:
+    """The network for images of Fashion-MNIST, and the photo network if there is one, by the shape of their images.
+
+    Raises CheckpointError, DeviceError.
+    """
+    paths = [checkpoint]
+    if photos or PHOTO_CHECKPOINT.exists():
+        paths.append(photos or PHOTO_CHECKPOINT)
+    classifiers: dict[tuple[int, ...], Classifier] = {}
+    for path, shape, flag in zip(paths, (SHAPE, PHOTO_SHAPE), ("--checkpoint", "--photo-checkpoint"), strict=False):
+        classifiers[shape] = Classifier.load(path, device)
+        classifiers[shape].check_shape(shape, path.name, flag)
+    return classifiers
 
 
 def read(path: Path) -> bytes:
@@ -66,9 +88,13 @@ def read(path: Path) -> bytes:
     return content
 
 
-def print_prediction(console: Console, path: Path, pixels: Pixels, prediction: Prediction) -> None:
-    """Prints the prediction and, on a terminal, the 28×28 picture that the network received."""
+def print_prediction(console: Console, path: Path, pixels: Pixels, prediction: Prediction, facts: Input) -> None:
+    """Prints the prediction and, on a terminal, the picture that the network received."""
     print_line(console, f"{path}: {prediction['class']} ({prediction['confidence']:.1%})")
+    if prediction["familiar"] is False:
+        print_line(console, "This picture does not look like any of the ten classes.")
+    if facts["adapted"]:
+        print_line(console, f"The picture was {', '.join(facts['adapted'])}; {prediction['model']} answered.")
     bar = "█" if console.encoding.startswith("utf") else "#"
     table = Table(show_header=False)
     for name, probability in sorted(prediction["probabilities"].items(), key=lambda item: -item[1]):
@@ -80,18 +106,23 @@ def print_prediction(console: Console, path: Path, pixels: Pixels, prediction: P
 
 
 def half_blocks(pixels: Pixels) -> Text:
-    """uint8 [28,28] as 14 lines of text; each character shows two pixels, one above the other."""
+    """uint8 [1,28,28] or [3,160,160] as 14 or 16 lines of text; each character is two pixels, one above the other."""
     text = Text()
-    for upper, lower in zip(pixels[0::2].tolist(), pixels[1::2].tolist(), strict=True):
-        for above, below in zip(upper, lower, strict=True):
-            text.append("▀", style=f"rgb({above},{above},{above}) on rgb({below},{below},{below})")
+    step = pixels.shape[1] // SIDE
+    colours = np.broadcast_to(pixels, (3, *pixels.shape[1:]))[:, ::step, ::step].transpose(1, 2, 0)
+    for upper, lower in zip(colours[0::2].tolist(), colours[1::2].tolist(), strict=True):
+        for (red, green, blue), below in zip(upper, lower, strict=True):
+            text.append("▀", style=f"rgb({red},{green},{blue}) on rgb({below[0]},{below[1]},{below[2]})")
         text.append("\n")
     return text
 
 
 def shades(pixels: Pixels) -> str:
-    """uint8 [28,28] as 14 lines of ASCII, for a terminal without colours; each character is two pixels' mean."""
-    means = pixels.reshape(14, 2, 28).mean(axis=1)
+    """uint8 [1,28,28] or [3,160,160] as 14 or 16 lines of ASCII, for a terminal without colours; each character is the
+    mean of two pixels."""
+    step = pixels.shape[1] // SIDE
+    levels = pixels.mean(axis=0)[::step, ::step]
+    means = (levels[0::2] + levels[1::2]) / 2
     return "\n".join("".join(SHADES[int(mean) * len(SHADES) // 256] for mean in row) for row in means) + "\n"
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from training.data import SHA256
+from training.data import SHA256, Images
 from training.loop import Run, RunState
+from training.photos import Photos
 
 
 def provenance(run: Run, state: RunState) -> dict[str, Any]:
@@ -26,8 +27,14 @@ def provenance(run: Run, state: RunState) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
         "data": SHA256,
+        **photos(run.training),
         "commit": commit(),
     }
+
+
+def photos(training: Images) -> dict[str, Any]:
+    """What identifies the photos that a photo network was trained on."""
+    return {"photos": training.digest} if isinstance(training, Photos) else {}
 
 
 def commit() -> str:

@@ -9,29 +9,23 @@ import os
 import shlex
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from classifier.checkpoint import Checkpoint, save
 from classifier.classifier import Classifier, find_device
-from training import data
+from training import data, photos
+from training.arguments import parse
 from training.calibration import calibrate
 from training.command import (
-    CHECKPOINT,
     INTERRUPTED,
-    Parser,
     TrainingError,
-    add_data_dir,
-    add_device,
-    add_report,
     check_writable,
     execute,
     interrupts_ignored,
-    positive,
-    seed,
 )
 from training.distillation import add_teacher_logits, load_teacher
 from training.distributed import Processes, connected_processes
@@ -41,64 +35,14 @@ from training.metrics import evaluate
 from training.output import announce_replacement, interrupted_output
 from training.progress import print_line
 from training.provenance import provenance
-from training.recipes import PRETRAINED, PURPOSES, RECIPES, Recipe, find_recipe, make_network
+from training.recipes import Recipe, find_recipe, make_network
 from training.resume import ResumeFile
 from training.step import compute_dtype
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
+    options = parse(arguments, __doc__)
     return execute(lambda: prepare(options))
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    recipes = "\n".join(f"  {name:<16} {purpose}" for name, purpose in PURPOSES.items())
-    parser = Parser(
-        prog="python -m training.run",
-        description=__doc__,
-        epilog=f"recipes:\n{recipes}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add(
-        "--recipe",
-        choices=RECIPES,
-        default="fast",
-        metavar="NAME",
-        help="network and hyperparameters, see below (default: fast)",
-    )
-    add("--epochs", type=positive(int), metavar="N", help="passes over the training images (default: the recipe's)")
-    add("--batch-size", type=positive(int), metavar="N", help="images per step (default: the recipe's)")
-    add("--lr", type=positive(float), metavar="X", help="peak learning rate (default: the recipe's)")
-    add("--seed", type=seed, default=0, metavar="N", help="of data split, weights and augmentation (default: 0)")
-    add_device(parser)
-    add_data_dir(parser)
-    add("--output", type=Path, default=CHECKPOINT, metavar="FILE", help=f"checkpoint to write (default: {CHECKPOINT})")
-    add_report(parser)
-    add("--resume", action="store_true", help="continue an interrupted run; repeat its other arguments (default: no)")
-    add(
-        "--backbone",
-        metavar="NAME",
-        help=f"recipe pretrained: timm's network (default: {PRETRAINED.arguments['backbone']})",
-    )
-    add(
-        "--weights",
-        type=Path,
-        metavar="FILE",
-        help="recipe pretrained: ImageNet weights (default: timm downloads them)",
-    )
-    add("--teacher", type=Path, metavar="FILE", help="recipe shipped: checkpoint to distil knowledge from (required)")
-    options = parser.parse_args(arguments)
-    distils = RECIPES[options.recipe].distillation_weight > 0
-    if options.recipe != "pretrained" and (options.backbone or options.weights):
-        parser.error("--backbone and --weights are for --recipe pretrained")
-    if options.teacher and not distils:
-        parser.error("--teacher is for --recipe shipped")
-    if distils and not options.teacher:
-        parser.error("this recipe needs a teacher, a checkpoint of recipe best: name it with --teacher FILE")
-    if options.teacher and options.teacher.resolve() == options.output.resolve():
-        parser.error("--teacher and --output are the same file")
-    return options
 
 
 def prepare(options: argparse.Namespace) -> dict[str, Any] | None:
@@ -137,6 +81,8 @@ def run_training(
     with dist.main_first():
         images, test_images = data.load(options.data_dir)
     training, validation = data.split(images.to(device), recipe.validation_images, options.seed)
+    if options.photos:
+        training, validation, test_images = photos.load_parts(options.photos, recipe, options.seed, training)
     if recipe.batch_size < 2 * dist.count:
         raise TrainingError(
             f"--batch-size {recipe.batch_size} is too small for {dist.count} process{'es' if dist.count > 1 else ''}: "
@@ -179,6 +125,11 @@ def run_training(
     return result
 
 
+def halved(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The filters and matrices of a state dict as float16, which halves the file; biases and normalisation stay."""
+    return {name: weight.half() if weight.ndim > 1 else weight for name, weight in weights.items()}
+
+
 def finish(run: Run, state: RunState, test_images: data.Images, options: argparse.Namespace) -> dict[str, Any]:
     """Calibrates, evaluates and saves the weights of a run; returns the last line's content. Raises TrainingError."""
     recipe, device = run.recipe, run.validation.pixels.device
@@ -191,7 +142,7 @@ def finish(run: Run, state: RunState, test_images: data.Images, options: argpars
     checkpoint = Checkpoint(
         recipe.architecture,
         recipe.arguments,
-        state.best_weights,
+        halved(state.best_weights) if options.photos else state.best_weights,
         metrics={"validation_loss": state.best_loss},
         training=provenance(run, state),
     )
@@ -203,7 +154,7 @@ def finish(run: Run, state: RunState, test_images: data.Images, options: argpars
     output = interrupted_output(options.output) if state.interrupted else options.output
     checkpoint = replace(checkpoint, sha256=save(checkpoint, output))
 
-    print_table(run.console, evaluation)
+    print_table(run.console, evaluation, "Test photos" if options.photos else "Test set")
     if options.report:
         from training import report
 

@@ -10,6 +10,7 @@ from training import augmentation
 from training.data import Images
 from training.distillation import distillation_loss
 from training.optimizer import Muon
+from training.photos import Photos, photo_batch, set_loss
 from training.recipes import Recipe
 
 WARMUP_STEPS = 3  # before the capture of a CUDA graph: libraries choose their algorithms in the first ones
@@ -48,16 +49,28 @@ class Step:
         return self.loss
 
     def _run(self, chosen: Tensor, weights: Tensor) -> Tensor:
-        pixels = augment(self.recipe, self.training.pixels[chosen], self.generator)  # uint8 (N, 1, 28, 28)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            logits = self.network(pixels)
-        losses = loss_per_image(self.recipe, logits.float(), self.training, chosen)
+        losses = self._losses(chosen)
         loss = (losses * weights).sum()
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.losses[chosen] = losses.detach()
         return loss.detach()
+
+    def _losses(self, chosen: Tensor) -> Tensor:
+        """The loss of each chosen image, float32 [N]; each photo has a share of that of the painted images."""
+        if not isinstance(self.training, Photos):
+            pixels = augment(self.recipe, self.training.pixels[chosen], self.generator)  # uint8 (N, 1, 28, 28)
+            return loss_per_image(self.recipe, self._logits(pixels), self.training, chosen)
+        pixels, learned = photo_batch(self.recipe, self.training, chosen, self.generator)  # uint8 (N + M, 3, 160, 160)
+        losses = set_loss(self._logits(pixels), learned, self.recipe.none_weight)
+        photos, painted = losses.tensor_split([len(chosen)])
+        return (photos + painted.sum() / len(photos)) * (len(photos) / len(losses))
+
+    def _logits(self, pixels: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            logits: Tensor = self.network(pixels)
+        return logits.float()
 
     def capture(self) -> bool:
         """Captures the step of a full batch as a CUDA graph; False without an NVIDIA GPU or with another optimizer."""

@@ -23,7 +23,7 @@ from PIL import Image
 from benchmarks.soak.service_process import print_verdict
 from classifier import limits
 from classifier.picture import PictureError
-from classifier.preprocessing import read_pixels
+from classifier.preprocessing import prepare
 
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP")
 KEPT = 8  # costliest files of a format, which are mutated
@@ -113,7 +113,7 @@ def measure(content: bytes) -> tuple[float, float]:
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
         before, begin = status("VmRSS"), time.process_time()
         try:
-            read_pixels(content)
+            prepare(content, photos=True)
         except PictureError:
             pass
         finally:

@@ -5,11 +5,13 @@ import zlib
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageFilter
 
 from classifier.pixels import SIDE, Pixels
 from tests.classifier.test_hostile_pictures import PNG_SIGNATURE, chunk
 
 MIDDLE = SIDE // 2
+EDGES = ((ImageFilter.MinFilter, 1), (ImageFilter.MaxFilter, 0))
 
 
 def garment(side: int = 112, background: int = 255, level: int = 40, size: float = 0.5) -> Pixels:
@@ -22,9 +24,38 @@ def garment(side: int = 112, background: int = 255, level: int = 40, size: float
     return picture
 
 
+def boot() -> Pixels:
+    """uint8 [56,112]: a light boot on black, which looks different however it is turned."""
+    picture = np.zeros((56, 112), np.uint8)
+    picture[8:48, 16:32] = 255  # shaft
+    picture[32:48, 16:72] = 255  # foot
+    return picture
+
+
+def enlarged(picture: Pixels, factor: int) -> Pixels:
+    """The picture with each pixel as `factor`×`factor` pixels."""
+    return picture.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
 def corner_and_middle(pixels: Pixels) -> tuple[int, int]:
+    """Of a T-shirt that fills the image, the lower left corner is background, and the middle is cloth."""
     assert pixels.shape == (SIDE, SIDE)
-    return int(pixels[0, 0]), int(pixels[MIDDLE, MIDDLE])
+    assert pixels.dtype == np.uint8
+    return int(pixels[-1, 0]), int(pixels[MIDDLE, MIDDLE])
+
+
+def background_and_cloth(pixels: Pixels) -> tuple[float, float]:
+    """The median levels around a T-shirt that fills the image, and of its cloth.
+
+    Fails if the image shows anything else, but for two pixels at the edges of the T-shirt.
+    """
+    shape = Image.fromarray(np.pad(garment(SIDE, 0, 1, 1.0), 2))
+    is_cloth, is_background = (np.asarray(shape.filter(kind(5)))[2:-2, 2:-2] == level for kind, level in EDGES)
+    background, cloth = float(np.median(pixels[is_background])), float(np.median(pixels[is_cloth]))
+    is_light = pixels > (background + cloth) / 2
+    assert is_light[is_cloth].mean() > 0.97
+    assert is_light[is_background].mean() < 0.03
+    return background, cloth
 
 
 def png(rows: NDArray[np.uint8], size: tuple[int, int], depth: int, colour: int, *chunks: bytes) -> bytes:

@@ -12,8 +12,8 @@ from PIL import Image
 from classifier.avif import Avif, is_avif, trim_avif
 from classifier.boxes import boxes
 from classifier.picture import BrokenPicture, PictureTooLarge, UnsupportedPicture, open_picture
-from classifier.preprocessing import read_pixels
-from tests.classifier.garments import corner_and_middle, garment
+from tests.classifier.garments import boot, corner_and_middle, garment
+from tests.classifier.reading import read_pixels
 from tests.classifier.test_hostile_pictures import encode
 
 DRAWING = Image.fromarray(garment())
@@ -151,10 +151,10 @@ def exif_of(orientation: int) -> Image.Exif:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_an_avif_is_turned_by_its_properties(orientation: int) -> None:
-    photo = Image.new("L", (112, 56))
-    photo.paste(255, (0, 0, 28, 28))
+    photo = Image.fromarray(boot())
     expected, turned = (read_pixels(encode(photo, kind, exif=exif_of(orientation))) for kind in ("PNG", "AVIF"))
     np.testing.assert_allclose(turned.astype(int), expected, atol=8)
+    assert np.array_equal(expected, read_pixels(encode(photo, "PNG"))) == (orientation == 1)
 
 
 def test_an_avif_with_many_boxes_or_units_is_refused() -> None:

@@ -1,4 +1,5 @@
 import math
+import statistics
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,11 +10,17 @@ from torch import nn
 
 from classifier.checkpoint import Checkpoint, CheckpointError, load
 from classifier.classifier import DEVICES, Classifier, DeviceError, find_device
-from classifier.networks import CLASSES, SIDE, ConvNet, Net
+from classifier.networks import CLASSES, SIDE, ConvNet, Net, PhotoNet
+from classifier.pixels import PHOTO_SHAPE, SHAPE
+from classifier.uncertainty import Calibration, as_dict
 from tests.conftest import overflowing
 from training.data import Images
 
 CPU = torch.device("cpu")
+FIELDS = [
+    *("class", "index", "confidence", "probabilities", "model"),
+    *("prediction_set", "familiarity", "familiar"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +51,56 @@ def test_probabilities_sum_to_one(classifier: Classifier, tiny_images: Images) -
 
 def test_a_prediction_has_the_fields_of_the_http_contract(classifier: Classifier, tiny_images: Images) -> None:
     [found] = classifier.predict(tiny_images[:1].array())
-    assert list(found) == ["class", "index", "confidence", "probabilities", "model"]
+    assert list(found) == FIELDS
     assert list(found["probabilities"]) == list(CLASSES)
     assert found["class"] == CLASSES[found["index"]]
     assert found["confidence"] == max(found["probabilities"].values()) == found["probabilities"][found["class"]]
     assert found["model"] == f"tiny-{classifier.checkpoint.sha256[:8]}"
+
+
+def test_without_thresholds_the_set_and_the_familiarity_are_null(classifier: Classifier, tiny_images: Images) -> None:
+    [found] = classifier.predict(tiny_images[:1].array())
+    assert [found["prediction_set"], found["familiarity"], found["familiar"]] == [None] * 3
+
+
+def test_with_thresholds_a_prediction_has_its_sets_and_its_familiarity(
+    classifier: Classifier, tiny_images: Images
+) -> None:
+    pixels = tiny_images[:50].array()
+    energies = torch.from_numpy(classifier.logits(pixels)).double().div(2.0).logsumexp(dim=1).tolist()
+    middle = statistics.median(energies)
+    fitted = as_dict(Calibration(2.0, (0.3, 0.01), energy=middle, energy_scale=0.5))
+    predictions = Classifier(replace(classifier.checkpoint, calibration=fitted), CPU).predict(pixels)
+    assert sum(found["familiar"] is True for found in predictions) == 25
+    for found, energy in zip(predictions, energies, strict=True):
+        assert list(found) == FIELDS
+        sets, probabilities, score = found["prediction_set"], found["probabilities"], found["familiarity"]
+        assert sets is not None
+        assert score is not None
+        assert list(sets) == ["0.95", "0.99"]
+        assert sets["0.95"] == ([name for name in CLASSES if probabilities[name] >= 0.3] or [found["class"]])
+        assert sets["0.99"] == [name for name in CLASSES if probabilities[name] >= 0.01]
+        assert score == pytest.approx(1 / (1 + math.exp((middle - energy) / 0.5)))
+        assert found["familiar"] == (score >= 0.5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "ours", "wanted"),
+    [
+        (SHAPE, "photos", "images of Fashion-MNIST"),
+        (PHOTO_SHAPE, "images of Fashion-MNIST", "photos"),
+    ],
+)
+def test_a_network_for_other_images_is_refused_by_name(shape: tuple[int, ...], ours: str, wanted: str) -> None:
+    networks: dict[tuple[int, ...], Classifier] = {
+        SHAPE: Classifier(Checkpoint("Net", {}, Net().state_dict()), CPU),
+        PHOTO_SHAPE: Classifier(Checkpoint("PhotoNet", {}, PhotoNet().state_dict()), CPU),
+    }
+    networks.pop(shape).check_shape(shape, "x.pt", "--model")
+    [other] = networks.values()
+    with pytest.raises(CheckpointError) as caught:
+        other.check_shape(shape, "x.pt", "--model")
+    assert str(caught.value) == f"x.pt is a network for {ours}; --model needs one for {wanted}."
 
 
 def test_predict_names_the_classes_that_were_learned(classifier: Classifier, tiny_images: Images) -> None:

@@ -185,6 +185,10 @@ NET_WEIGHTS = dict(Net().state_dict())
         (content(classes=[torch.ones(2)] * 10), "other classes"),
         *[(content(calibration={"temperature": t}), "temperature") for t in (0.0, -1.0, 1e9, float("nan"), "1", None)],
         (content(calibration={}), "temperature"),
+        (
+            content(calibration={"temperature": 1.0, "set_0.95": 0.1}),
+            "thresholds of prediction sets and of familiarity",
+        ),
         (content(training={}), "recipe"),
         (content(training={"recipe": "<b>\n"}), "recipe"),
         (content(training={"recipe": "x" * 41}), "recipe"),

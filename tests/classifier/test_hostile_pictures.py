@@ -20,7 +20,7 @@ from classifier.picture import (
     PictureTooLarge,
     UnsupportedPicture,
 )
-from classifier.preprocessing import read_pixels
+from tests.classifier.reading import read_pixels
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL", "ignore::PIL.Image.DecompressionBombWarning")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"

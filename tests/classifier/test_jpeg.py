@@ -8,9 +8,9 @@ from PIL import Image
 
 from classifier.picture import MAX_JPEG_SCANS as MAX_SCANS
 from classifier.picture import BrokenPicture, PictureTooLarge, open_picture
-from classifier.preprocessing import read_pixels
 from tests.classifier.garments import garment
 from tests.classifier.hostile import segment
+from tests.classifier.reading import read_pixels
 from tests.classifier.test_hostile_pictures import encode
 
 NOISY = np.clip(garment(600) + np.random.default_rng(0).normal(0, 6, (600, 600)), 0, 255).astype(np.uint8)

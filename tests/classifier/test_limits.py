@@ -21,7 +21,7 @@ from tests.classifier.test_jpeg import small_scans
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from classifier.preprocessing import read_pixels
+from tests.classifier.reading import read_pixels
 
 def memory(name):
     [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name)]

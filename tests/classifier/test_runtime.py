@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from classifier.checkpoint import build, load
 from classifier.classifier import Classifier
 from classifier.networks import SIDE, ConvNet, Logits, Net, Pixels
+from classifier.pixels import SHAPE
 from classifier.runtime import choose_runtime, on_onnxruntime, on_pytorch
 from training import data
 
@@ -75,6 +76,8 @@ def test_saturated_sigmoids_tie_as_they_do_in_pytorch() -> None:
 
 class Network(nn.Module):
     """The first ten pixels, changed by `change`."""
+
+    shape = SHAPE
 
     def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
         super().__init__()

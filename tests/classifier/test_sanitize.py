@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from classifier.conversion import TURNS
 from classifier.jpeg import UnreadableJpeg, trim_jpeg
 from classifier.networks import SIDE
 from classifier.picture import BrokenPicture, PictureError, PictureTooLarge
-from classifier.preprocessing import TURNS, read_pixels
 from classifier.sanitize import TooManyParts, orientation, trim_gif, trim_png
 from tests.classifier.hostile import (
     GIF,
@@ -31,6 +31,7 @@ from tests.classifier.hostile import (
     png_around,
     segment,
 )
+from tests.classifier.reading import read_pixels
 from tests.classifier.test_hostile_pictures import FUZZ_LIMIT, PNG_SIGNATURE, SAMPLES, chunk, encode
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL", "ignore::PIL.Image.DecompressionBombWarning")

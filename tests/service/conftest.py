@@ -112,6 +112,14 @@ def workers_of(supervisor: Service) -> set[int]:
     return {pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()}
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_photo_network() -> Iterator[None]:
+    """The shipped photo network would take part in every test that starts a service."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SERVICE_PHOTO_MODEL", "")
+        yield
+
+
 @pytest.fixture(scope="session")
 def settings(tiny_checkpoint: Path) -> Settings:
     return Settings(model=tiny_checkpoint, max_upload_bytes=200_000, max_pixels=90_000, max_jpeg_pixels=160_000)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from classifier.classifier import Classifier
 from classifier.networks import CLASSES
-from classifier.preprocessing import read_pixels
+from classifier.preprocessing import prepare
 from service.settings import Settings
 from tests.service.conftest import SHOE, encoded, serving
 
@@ -42,9 +42,11 @@ def test_predict_goes_by_content_not_by_name_or_type(client: httpx.Client, forma
 
 
 def test_predict_gives_what_the_classifier_gives(client: httpx.Client, tiny_checkpoint: Path) -> None:
-    [expected] = Classifier.load(tiny_checkpoint, "cpu").predict(read_pixels(PICTURE)[None, None])
+    prepared = prepare(PICTURE)
+    [expected] = Classifier.load(tiny_checkpoint, "cpu").predict(prepared.pixels[None])
     torch.set_num_threads(1)
-    assert client.post("/predict", files={"file": PICTURE}).json() == expected
+    answer = client.post("/predict", files={"file": PICTURE}).json()
+    assert answer == {**expected, "input": {"format": "PNG", "width": 28, "height": 28, "adapted": []}}
 
 
 def test_predict_answers_many_at_once_as_if_alone(client: httpx.Client) -> None:

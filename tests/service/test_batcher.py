@@ -18,7 +18,7 @@ def classifier(tiny_checkpoint: Path) -> Classifier:
 
 
 def pictures(n: int) -> Pixels:
-    return np.random.default_rng(0).integers(256, size=(n, 28, 28), dtype=np.uint8)
+    return np.random.default_rng(0).integers(256, size=(n, 1, 28, 28), dtype=np.uint8)
 
 
 def make(classifier: Classifier, runs_inline: bool = True, max_batch: int = 32) -> Batcher:
@@ -36,7 +36,7 @@ def predict_all(batcher: Batcher, deadline: Deadline | None = None, n: int = 50)
 @pytest.mark.parametrize("runs_inline", [True, False])
 def test_each_picture_gets_its_own_prediction(classifier: Classifier, runs_inline: bool) -> None:
     batcher = make(classifier, runs_inline, max_batch=7)
-    expected = classifier.predict(pictures(50)[:, None])
+    expected = classifier.predict(pictures(50))
     for got, wanted in zip(predict_all(batcher), expected, strict=True):
         assert not isinstance(got, BaseException)
         assert got["index"] == wanted["index"]

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classifier.networks import Pixels
 from classifier.picture import MAX_JPEG_PIXELS, MAX_PIXELS, BrokenPicture, PictureTooLarge, UnsupportedPicture
-from classifier.preprocessing import read_pixels
+from classifier.pixels import SHAPE, Pixels
 from service.admission import Deadline, DeadlineExceeded
 from service.decode_process import DecodeProcess, DecoderStopped
 from service.decoding import SMALL_BYTES, Decoder
 from service.metrics import Metrics
+from tests.classifier.reading import read_pixels
 from tests.service.conftest import encoded
 
 NOISE = Image.effect_noise((28, 28), 50.0)
@@ -26,7 +26,9 @@ def decode(content: bytes, seconds: float = 60, metrics: Metrics | None = None) 
     async def run() -> Pixels:
         decoder = Decoder(1_000_000, 1_000_000, metrics or Metrics())
         try:
-            return await decoder.decode(content, Deadline(seconds))
+            prepared = await decoder.decode(content, Deadline(seconds))
+            pixels: Pixels = prepared.pixels[0]
+            return pixels
         finally:
             decoder.close()
 
@@ -88,11 +90,11 @@ def test_a_large_picture_that_is_broken_is_refused_by_the_process(content: bytes
 def test_a_decoder_that_crashes_is_started_again() -> None:
     process = DecodeProcess(10**7, 10**7)
     try:
-        assert process.decode(AVIF).shape == (28, 28)
+        assert process.decode(AVIF).pixels.shape == SHAPE
         assert process._process
         process._process.kill()  # while it is idle, as by the kernel that needs memory
         process._process.wait()
-        assert process.decode(AVIF).shape == (28, 28)
+        assert process.decode(AVIF).pixels.shape == SHAPE
         for number, error in ((signal.SIGKILL, DecoderStopped), (signal.SIGSEGV, BrokenPicture)):
             running = process._process
             assert running
@@ -101,8 +103,8 @@ def test_a_decoder_that_crashes_is_started_again() -> None:
             threading.Timer(0.3, running.send_signal, (signal.SIGCONT,)).start()
             with pytest.raises(error, match=r"decoder failed|decoder of the picture was stopped"):
                 process.decode(AVIF)
-            assert process.decode(AVIF).shape == (28, 28)
-        assert process.decode(AVIF).shape == (28, 28)
+            assert process.decode(AVIF).pixels.shape == SHAPE
+        assert process.decode(AVIF).pixels.shape == SHAPE
     finally:
         process.close()
 

@@ -11,8 +11,11 @@ from rich.console import Console
 
 from classifier.classifier import Classifier
 from classifier.networks import CLASSES
+from classifier.preprocessing import Input
 from training import predict
 from training.data import Images
+
+PNG: Input = {"format": "PNG", "width": 28, "height": 28, "adapted": []}
 
 
 @pytest.fixture
@@ -30,7 +33,7 @@ def test_several_files_are_predicted_in_order(
     output = capsys.readouterr()
     classifier = Classifier.load(tiny_checkpoint, "cpu")
     expected = [
-        {"file": str(path), **classifier.predict(pixels[None])[0]}
+        {"file": str(path), **classifier.predict(pixels[None])[0], "input": PNG}
         for path, pixels in zip(pictures, tiny_images.array(), strict=False)
     ]
     assert json.loads(output.out.splitlines()[-1]) == {"predictions": expected}
@@ -93,7 +96,7 @@ def test_the_command_runs_as_a_module(pictures: list[Path], tutorial_state_dict:
 
 
 def test_a_line_of_text_shows_two_rows_of_pixels() -> None:
-    pixels = np.arange(28 * 28).reshape(28, 28).astype(np.uint8)
+    pixels = np.arange(28 * 28).reshape(1, 28, 28).astype(np.uint8)
     text = predict.half_blocks(pixels)
     assert text.plain == ("▀" * 28 + "\n") * 14
     assert str(text.spans[29].style) == f"rgb({2 * 28 + 1},{2 * 28 + 1},{2 * 28 + 1}) on rgb(85,85,85)"
@@ -108,9 +111,9 @@ def test_a_terminal_without_colours_shows_shades(
         monkeypatch.setenv(name, value)
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, markup=False, emoji=False, highlight=False)
-    pixels = np.tile(np.linspace(0, 255, 28).astype(np.uint8), (28, 1))
-    [prediction] = Classifier.load(tiny_checkpoint, "cpu").predict(pixels[None, None])
-    predict.print_prediction(console, Path("shoe.png"), pixels, prediction)
+    pixels = np.tile(np.linspace(0, 255, 28).astype(np.uint8), (1, 28, 1))
+    [prediction] = Classifier.load(tiny_checkpoint, "cpu").predict(pixels[None])
+    predict.print_prediction(console, Path("shoe.png"), pixels, prediction, PNG)
     assert "▀" not in stream.getvalue()
     rows = [line for line in stream.getvalue().splitlines() if line.endswith("@")]
     assert len(rows) == 14

@@ -15,6 +15,7 @@ import torch
 from classifier.checkpoint import load
 from classifier.classifier import Classifier
 from training import run
+from training.arguments import parse
 from training.provenance import commit
 from training.recipes import FAST
 
@@ -65,7 +66,10 @@ def interrupt(process: subprocess.Popen[str], beginning: str) -> tuple[str, str]
         (["--device", "tpu"], "cuda"),
         (["--frobnicate"], "--frobnicate"),
         (["shoe.png"], "shoe.png"),
-        (["--weights", "imagenet.pt"], "--weights are for --recipe pretrained"),
+        (["--weights", "imagenet.pt"], "--weights is for --recipe pretrained and --recipe photos"),
+        (["--backbone", "resnet18"], "--backbone is for --recipe pretrained"),
+        (["--photos", "photos"], "--photos is for --recipe photos"),
+        (["--recipe", "photos"], "name their folder with --photos DIR"),
         (["--teacher", "best.pt"], "--teacher is for --recipe shipped"),
         (["--recipe", "shipped"], "name it with --teacher FILE"),
         (["--recipe", "shipped", "--teacher", "a.pt", "--output", "./a.pt"], "are the same file"),
@@ -113,15 +117,15 @@ def test_a_run_that_cannot_start_is_one_sentence_and_exit_code_1(
 
 
 def test_arguments_override_the_recipe() -> None:
-    options = run.parse(["--epochs", "3", "--batch-size", "7", "--lr", "0.5"])
+    options = parse(["--epochs", "3", "--batch-size", "7", "--lr", "0.5"], "")
     recipe = run.customise(FAST, options)
     assert (recipe.epochs, recipe.batch_size, recipe.learning_rate) == (3, 7, 0.5)
     assert recipe.muon_learning_rate / FAST.muon_learning_rate == pytest.approx(0.5 / FAST.learning_rate)
-    assert run.customise(FAST, run.parse([])) == FAST
+    assert run.customise(FAST, parse([], "")) == FAST
 
 
 def test_without_arguments_the_recipe_is_fast_and_the_seed_0() -> None:
-    options = run.parse([])
+    options = parse([], "")
     assert (options.recipe, options.seed, options.device) == ("fast", 0, "auto")
     assert str(options.output) == "models/model_scratch.pt"
 
