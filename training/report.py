@@ -111,8 +111,13 @@ def png(figure: Figure) -> bytes:
 
 
 def sample_grid(images: Images) -> Figure:
-    """The images in a grid with their labels."""
-    return grid(images.pixels, [CLASSES[label] for label in images.labels])
+    """The images in a grid with their right classes."""
+    return grid(images.pixels, [truth(marks) for marks in images.marks])
+
+
+def truth(marks: Tensor) -> str:
+    """The names of the right classes, marked in bool [10]; a photo may have several, or none."""
+    return " or ".join(CLASSES[index] for index in marks.nonzero().flatten().tolist()) or "none of the ten"
 
 
 def mistake_grid(evaluation: Evaluation, images: Images) -> Figure:
@@ -120,21 +125,21 @@ def mistake_grid(evaluation: Evaluation, images: Images) -> Figure:
     wrong = (~evaluation.correct).nonzero().flatten()
     order = wrong[evaluation.confidence[wrong].argsort(descending=True, stable=True)][:MISTAKES]
     titles = [
-        f"{CLASSES[evaluation.predicted[i]]} {evaluation.confidence[i]:.0%}\nlabel {CLASSES[images.labels[i]]}"
+        f"{CLASSES[evaluation.predicted[i]]} {evaluation.confidence[i]:.0%}\nlabel {truth(images.marks[i])}"
         for i in order
     ]
     return grid(images.pixels[order.to(images.pixels.device)], titles)
 
 
 def grid(pixels: Tensor, titles: Sequence[str]) -> Figure:
-    """Images, uint8 [N,1,28,28], each under its title."""
+    """Images, uint8 [N,1,28,28] or [N,3,160,160], each under its title."""
     rows = max(1, -(-len(pixels) // COLUMNS))
     lines = max((title.count("\n") + 1 for title in titles), default=1)
     figure = Figure(figsize=(1.2 * COLUMNS, (1.2 + 0.2 * lines) * rows), layout="constrained")
     for place, axes in enumerate(figure.subplots(rows, COLUMNS, squeeze=False).flat):
         axes.axis("off")
         if place < len(pixels):
-            axes.imshow(pixels[place, 0].cpu().numpy(), cmap="gray", vmin=0, vmax=255)
+            axes.imshow(pixels[place].permute(1, 2, 0).cpu().numpy(), cmap="gray", vmin=0, vmax=255)
             axes.set_title(titles[place], fontsize=8)
     return figure
 

@@ -141,9 +141,12 @@ def test_training_writes_a_small_calibrated_checkpoint(trained: Path, folder: Pa
 
 
 def test_evaluation_uses_only_photos_that_were_not_learned(
-    trained: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert evaluate.main([str(trained), "--photos", str(folder), "--device", "cpu"]) == 0
+    report = tmp_path / "report"
+    arguments = [str(trained), "--photos", str(folder), "--device", "cpu", "--report", str(report)]
+    assert evaluate.main(arguments) == 0
+    assert {"report.html", "samples.png", "mistakes.png"} <= {path.name for path in report.iterdir()}
     output = capsys.readouterr().out
     assert "The network was trained on these photos, except 8 for this test." in " ".join(output.split())
     result = json.loads(output.splitlines()[-1])
