@@ -42,6 +42,7 @@ def write(folder: Path, checkpoint: Checkpoint, evaluation: Evaluation, test: Im
         "confusion": confusion_figure(evaluation.confusion),
         "reliability": reliability_diagram(evaluation),
         "mistakes": mistake_grid(evaluation, test),
+        "familiarity": familiarity_histogram(evaluation, checkpoint.calibration.get("energy")),
     }
     if history := readable_history(training.get("history")):
         figures["curves"] = learning_curves(history)
@@ -157,6 +158,18 @@ def reliability_diagram(evaluation: Evaluation) -> Figure:
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
     axes.grid(alpha=0.3)
     axes.legend()
+    return figure
+
+
+def familiarity_histogram(evaluation: Evaluation, threshold: float | None) -> Figure:
+    """How many images have which energy; those below the threshold do not look like any of the ten classes."""
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    axes = figure.subplots()
+    axes.hist(evaluation.energy.numpy(), bins=60, color="C0")
+    if threshold is not None:
+        axes.axvline(threshold, color="grey", linestyle=":", label="familiarity 0.5")
+        axes.legend()
+    axes.set(title="Familiarity of the test set", xlabel="energy (nats)", ylabel="images")
     return figure
 
 

@@ -46,7 +46,7 @@ def test_a_report_is_one_page_with_its_figures_beside_it(
     checkpoint, evaluation, images = evaluated
     folder = tmp_path / "new" / "folder"
     report.write(folder, checkpoint, evaluation, images, sample=images)
-    names = {"samples", "confusion", "reliability", "mistakes", "curves"}
+    names = {"samples", "confusion", "reliability", "familiarity", "mistakes", "curves"}
     assert {path.name for path in folder.iterdir()} == {"report.html", *(f"{name}.png" for name in names)}
     page = (folder / "report.html").read_text()
     for name in names:
