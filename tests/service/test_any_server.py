@@ -35,7 +35,10 @@ def settings_of(model: Path) -> Settings:
 @asynccontextmanager
 async def our_server(model: Path) -> AsyncIterator[Server]:
     settings = settings_of(model)
-    environment = {f"SERVICE_{name.upper()}": str(getattr(settings, name)) for name in settings.model_fields_set}
+    environment = {
+        f"SERVICE_{name.upper()}": "" if (value := getattr(settings, name)) is None else str(value)
+        for name in settings.model_fields_set
+    }
     with started(**environment) as (process, client):
         async with httpx.AsyncClient(base_url=client.base_url, timeout=DEADLINE_SECONDS) as asynchronous:
             yield asynchronous, lambda: process.send_signal(signal.SIGTERM)
