@@ -111,11 +111,14 @@ class Metrics:
             self.predictions[prediction["index"]].inc()
             self.queue_seconds.observe(wait)
 
-    def count_load(self, model: str, seconds: float, replaced: str | None = None) -> None:
-        """Counts that `model` is served from now on, in the place of `replaced`, after `seconds` of loading."""
+    def count_load(self, model: str, replaced: str | None = None) -> None:
+        """Counts that `model` is served from now on, in the place of `replaced`."""
         if replaced:
             self.model.labels(replaced).set(0)
         self.model.labels(model).set(1)
+
+    def time_load(self, seconds: float) -> None:
+        """Notes when the network for images of Fashion-MNIST was loaded, and how long that took."""
         self.model_loaded.set_to_current_time()
         self.model_load_seconds.set(seconds)
 

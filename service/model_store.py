@@ -102,9 +102,11 @@ class ModelStore:
             replaced = self._model.classifier.model if self._model else None
             self._model, self.refusal, self._retry_seconds = loaded, None, 0.0
             classifier = loaded.classifier
-            self._metrics.count_load(classifier.model, time.monotonic() - begin, replaced)
+            self._metrics.count_load(classifier.model, replaced)
             logger.info("Serving %s on %s by %s.", classifier.model, classifier.device.type, classifier.runtime)
-            if self.shape == PHOTO_SHAPE:
+            if self.shape == SHAPE:
+                self._metrics.time_load(time.monotonic() - begin)
+            else:
                 logger.info("%s answers all but images of Fashion-MNIST; an empty SERVICE_PHOTO_MODEL switches it off.",
                             classifier.model)  # fmt: skip
             if classifier.checkpoint.assumption:

@@ -75,6 +75,13 @@ def test_health_names_both_networks(client: httpx.Client, photo_checkpoint: Path
     assert "photo_refused" not in health
 
 
+def test_metrics_name_both_networks_and_time_the_main_one(photo_checkpoint: Path, tmp_path: Path) -> None:
+    with serving(Settings(model=tmp_path / "gone.pt", photo_model=photo_checkpoint)) as client:
+        page = client.get("/metrics").text
+    assert f'fashion_mnist_model{{model="{load(photo_checkpoint).model}"}} 1.0' in page
+    assert "fashion_mnist_model_loaded_timestamp_seconds 0.0" in page
+
+
 def test_without_a_photo_network_every_picture_becomes_an_image_of_fashion_mnist(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
