@@ -18,7 +18,7 @@ from classifier.networks import ARCHITECTURES, CLASSES
 from classifier.torch_file import CheckpointError as CheckpointError
 from classifier.uncertainty import TEMPERATURES as TEMPERATURES
 from classifier.uncertainty import calibration
-from classifier.weights import check_costs, check_weights, expected_weights
+from classifier.weights import blank_network, check_costs, check_weights
 
 FORMAT = 1
 RECIPE_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
@@ -146,9 +146,9 @@ def check(found: dict[str, Any], name: str, sha256: str) -> Checkpoint:
         checkpoint = Checkpoint(
             "Net", {"sigmoid": True}, weights, training=training, sha256=sha256, assumption=assumption
         )
-    expected = expected_weights(checkpoint.architecture, checkpoint.arguments, name)
-    weights = check_weights(checkpoint.architecture, checkpoint.state_dict, expected, name)
-    check_costs(checkpoint.architecture, checkpoint.arguments, name)
+    network = blank_network(checkpoint.architecture, checkpoint.arguments, name)
+    weights = check_weights(checkpoint.architecture, checkpoint.state_dict, network.state_dict(), name)
+    check_costs(network, name)
     return replace(checkpoint, state_dict=weights)
 
 

@@ -1,5 +1,6 @@
 """Classifier, a loaded checkpoint on a device: pixels -> Prediction. The only place where logits become one."""
 
+from dataclasses import replace
 from math import isfinite, isnan
 from pathlib import Path
 from typing import Annotated, TypedDict
@@ -91,9 +92,9 @@ class Classifier:
     """Predicts the classes of images, uint8 [N,1,28,28] or [N,3,160,160]. `runtime` is "onnxruntime" or "pytorch"."""
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
-        self.checkpoint = checkpoint
         self.device = device
         self.network = build(checkpoint).to(device)
+        self.checkpoint = replace(checkpoint, state_dict=self.network.state_dict())  # without a second copy
         self.shape = shape_of(self.network)
         self.model = checkpoint.model
         self.calibration = calibration(checkpoint.calibration) or Calibration()
@@ -138,7 +139,7 @@ class Classifier:
 
     def smoke_test(self, name: str) -> None:
         """Predicts a black and a white picture. Raises CheckpointError for the file `name` if logits overflow."""
-        extremes = np.stack([np.full(self.shape, level, np.uint8) for level in (0, 255)])
-        for row in self.logits(extremes).tolist():
-            if not all(map(isfinite, self.probabilities(row))):
+        for level in (0, 255):  # not as a batch, for which ONNX Runtime would keep memory
+            [logits] = self.logits(np.full((1, *self.shape), level, np.uint8)).tolist()
+            if not all(map(isfinite, self.probabilities(logits))):
                 raise CheckpointError(f"{name} has weights so large that they overflow on {self.device.type}.")

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from classifier.networks import ARCHITECTURES, SIDE, shape_of
+from classifier.networks import ARCHITECTURES, SIDE, Pretrained, shape_of
 from classifier.torch_file import MAX_BYTES, CheckpointError, shortened
 
 # Of one image. The largest recipe, best-gpu, has 1.9 billion multiply-adds and 50,176 activations in a layer.
@@ -14,20 +14,20 @@ MAX_MULTIPLY_ADDS = 4 * 10**9  # 4 s for a batch of 32 on a core
 MAX_ACTIVATIONS = 2**20  # in a layer; 128 MiB in a batch of 32
 
 
-def expected_weights(architecture: str, arguments: dict[str, Any], name: str) -> dict[str, Tensor]:
-    """The state dict of that network on the meta device, which takes no memory for weights. Raises CheckpointError."""
+def blank_network(architecture: str, arguments: dict[str, Any], name: str) -> nn.Module:
+    """The network on the meta device, which takes no memory for weights. Raises CheckpointError."""
     try:
         with torch.device("meta"):
-            expected = ARCHITECTURES[architecture](**arguments).state_dict()
+            network = ARCHITECTURES[architecture](**arguments)
     except ImportError as error:
         raise CheckpointError(
             f"{name} needs the package {error.name}: pip install 'fashion-mnist-service[pretrained]'."
         ) from error
     except (TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{name} has arguments that {architecture} does not accept.") from error
-    if (size := sum(tensor.nbytes for tensor in expected.values())) > MAX_BYTES:
+    if (size := sum(tensor.nbytes for tensor in network.state_dict().values())) > MAX_BYTES:
         raise CheckpointError(f"{name} describes a network of {size:,} bytes, over the limit of {MAX_BYTES:,}.")
-    return expected
+    return network
 
 
 def check_weights(
@@ -71,12 +71,10 @@ def is_dense(tensor: Tensor) -> bool:
     return tensor.is_contiguous() or tensor.is_contiguous(memory_format=torch.channels_last)
 
 
-def check_costs(architecture: str, arguments: dict[str, Any], name: str) -> None:
-    """Checks what the network does with one image. Raises CheckpointError."""
-    with torch.device("meta"):
-        network = ARCHITECTURES[architecture](**arguments)
+def check_costs(network: nn.Module, name: str) -> None:
+    """Checks what a network on the meta device does with one image. Raises CheckpointError."""
     try:
-        multiply_adds, activations = costs_by_running(network) if architecture == "Pretrained" else costs(network)
+        multiply_adds, activations = (costs_by_running if isinstance(network, Pretrained) else costs)(network)
     except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{name} describes a network that does not take images of {SIDE}×{SIDE}.") from error
     for what, found, limit in (

@@ -25,7 +25,7 @@ from service.settings import Settings
 INLINE_SECONDS = 0.01  # the longest that a full batch may take in the event loop
 SLOW_SECONDS = 5 * INLINE_SECONDS  # a batch that takes longer the first time is not measured again
 NO_PHOTO_NETWORK = "No photo network is served: every picture becomes an image of Fashion-MNIST."
-PHOTO_BATCH = 4  # photos; a larger batch is not faster for each
+PHOTO_BATCH = 1  # photos; on a CPU, a larger batch is slower for each, and takes 6 MB more for each
 SETTINGS = {SHAPE: "SERVICE_MODEL", PHOTO_SHAPE: "SERVICE_PHOTO_MODEL"}  # by the shape of an image
 TRIALS = 5  # the fastest counts: other processes may use the processor
 WATCH_SECONDS = 1.0  # between two looks at the checkpoint's file
