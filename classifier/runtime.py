@@ -83,8 +83,8 @@ def on_onnxruntime(network: nn.Module) -> Run:
         logits: Logits = session.run(["logits"], {"pixels": pixels})[0]
         return logits
 
-    # The export saw two images, so a network that computes with their number is found out. ONNX Runtime keeps the memory
-    # of the largest batch, so it is no more than one.
+    # The export saw two images, so a network that computes with their number is found out. One image, because ONNX
+    # Runtime keeps the memory of the largest batch.
     sample = np.random.default_rng(0).integers(256, size=(1, *shape_of(network)), dtype=np.uint8)
     expected, found = on_pytorch(network, torch.device("cpu"))(sample), run(sample)
     if found.shape != expected.shape or not np.allclose(found, expected, TOLERANCE, TOLERANCE, equal_nan=True):

@@ -85,8 +85,10 @@ def run_evaluation(options: argparse.Namespace) -> dict[str, Any]:
     )
     if options.report:
         from training import report  # matplotlib takes a second to import
+        from training.corruptions import evaluate_corruptions  # torchvision takes another
 
-        report.write(options.report, checkpoint, evaluation, test_images, sample=test_images)
+        corrupted = evaluate_corruptions(classifier, test_images)
+        report.write(options.report, checkpoint, evaluation, test_images, test_images, corrupted)
     return {
         "checkpoint": str(options.checkpoint),
         "model": checkpoint.model,

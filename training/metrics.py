@@ -23,6 +23,7 @@ Z_95 = 1.959964  # standard deviations on either side of the mean that hold 95 %
 class Evaluation:
     """A classifier's predictions for N labelled images, and their metrics. Losses are in nats, the others fractions."""
 
+    probabilities: Tensor  # float64 [N,10], calibrated
     confusion: Tensor  # int64 [10,10]: true class (row) by predicted class (column)
     loss: float  # cross-entropy of the logits before calibration, the loss that training reports
     nll: float  # cross-entropy of the calibrated probabilities
@@ -70,6 +71,7 @@ def evaluate(classifier: Classifier, images: Images) -> Evaluation:
         for coverage, threshold in zip(COVERAGES, fitted.thresholds, strict=bool(fitted.thresholds))
     }
     return Evaluation(
+        probabilities=probabilities,
         confusion=confusion_matrix(labels, predicted),
         loss=images.losses(logits).mean().item(),
         nll=images.losses(probabilities.clamp_min(1e-12).log()).mean().item(),
@@ -82,6 +84,17 @@ def evaluate(classifier: Classifier, images: Images) -> Evaluation:
         unfamiliar=(energy < fitted.energy).double().mean().item() if fitted.energy_scale else float("nan"),
         prediction_sets=sets,
     )
+
+
+def set_size_by_coverage(evaluation: Evaluation, right: Tensor) -> tuple[list[float], list[float]]:
+    """The coverage and the mean size of prediction sets, for 100 thresholds; `right` is bool [N,10].
+
+    The thresholds are quantiles of the probability of the right class, so the coverages are spread evenly.
+    """
+    probability = evaluation.probabilities.masked_fill(~right, 0).amax(dim=1)
+    thresholds = probability.quantile(torch.linspace(0.001, 0.3, 100, dtype=probability.dtype)).tolist()
+    found = [prediction_set_metrics(evaluation.probabilities, right, threshold) for threshold in thresholds]
+    return [each["coverage"] for each in found], [each["size"] for each in found]
 
 
 def prediction_set_metrics(probabilities: Tensor, right: Tensor, threshold: float) -> dict[str, float]:

@@ -16,7 +16,7 @@ from classifier.checkpoint import Checkpoint, describe
 from classifier.networks import CLASSES
 from training.command import TrainingError
 from training.data import Images
-from training.metrics import CALIBRATION_BINS, Evaluation, reliability
+from training.metrics import CALIBRATION_BINS, Evaluation, reliability, set_size_by_coverage
 
 DPI = 120
 COLUMNS = 10  # of a grid of images
@@ -31,9 +31,17 @@ SHORTENED.maxstring = SHORTENED.maxother = 200  # characters
 CURVES = ("training_loss", "validation_loss", "validation_accuracy")
 
 
-def write(folder: Path, checkpoint: Checkpoint, evaluation: Evaluation, test: Images, sample: Images) -> None:
+def write(
+    folder: Path,
+    checkpoint: Checkpoint,
+    evaluation: Evaluation,
+    test: Images,
+    sample: Images,
+    corrupted: Mapping[str, Evaluation],
+) -> None:
     """Writes report.html and its figures. `evaluation` is that of the images `test`; the first of `sample` are shown.
 
+    `corrupted` has the evaluations of corrupted images, by corruption.
     The page needs no other file and no network. Raises TrainingError.
     """
     training = checkpoint.training
@@ -43,6 +51,7 @@ def write(folder: Path, checkpoint: Checkpoint, evaluation: Evaluation, test: Im
         "reliability": reliability_diagram(evaluation),
         "mistakes": mistake_grid(evaluation, test),
         "familiarity": familiarity_histogram(evaluation, checkpoint.calibration.get("energy")),
+        "sets": set_size_figure(evaluation, test.marks),
     }
     if history := readable_history(training.get("history")):
         figures["curves"] = learning_curves(history)
@@ -54,6 +63,7 @@ def write(folder: Path, checkpoint: Checkpoint, evaluation: Evaluation, test: Im
         settings=table(training.get("settings")),
         evaluation=evaluation,
         classes=CLASSES,
+        corrupted=corrupted,
         bins=CALIBRATION_BINS,
         pictures={name: base64.b64encode(content).decode() for name, content in pictures.items()},
     )  # fmt: skip
@@ -170,6 +180,21 @@ def familiarity_histogram(evaluation: Evaluation, threshold: float | None) -> Fi
         axes.axvline(threshold, color="grey", linestyle=":", label="familiarity 0.5")
         axes.legend()
     axes.set(title="Familiarity of the test set", xlabel="energy (nats)", ylabel="images")
+    return figure
+
+
+def set_size_figure(evaluation: Evaluation, right: Tensor) -> Figure:
+    """The mean number of classes in a prediction set, by how often the sets hold a right class; `right` is bool
+    [N,10]."""
+    coverages, sizes = set_size_by_coverage(evaluation, right.cpu())
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([100 * coverage for coverage in coverages], sizes, label="any threshold")
+    for nominal, found in evaluation.prediction_sets.items():
+        axes.plot(100 * found["coverage"], found["size"], marker="o", linestyle="", label=f"for {float(nominal):.0%}")
+    axes.set(title="Prediction sets of the test set", xlabel="coverage (%)", ylabel="classes on average")
+    axes.grid(alpha=0.3)
+    axes.legend()
     return figure
 
 

@@ -147,7 +147,8 @@ def finish(run: Run, state: RunState, test_images: data.Images, options: argpars
         training=provenance(run, state),
     )
     checkpoint = calibrate(checkpoint, run.validation)
-    evaluation = evaluate(Classifier(checkpoint, device), test_images)
+    classifier = Classifier(checkpoint, device)
+    evaluation = evaluate(classifier, test_images)
     checkpoint.metrics.update(
         test_loss=evaluation.loss, test_accuracy=evaluation.accuracy, ece=evaluation.ece, nll=evaluation.nll
     )
@@ -157,8 +158,10 @@ def finish(run: Run, state: RunState, test_images: data.Images, options: argpars
     print_table(run.console, evaluation, "Test photos" if options.photos else "Test set")
     if options.report:
         from training import report
+        from training.corruptions import evaluate_corruptions
 
-        report.write(options.report, checkpoint, evaluation, test_images, sample=run.training)
+        corrupted = evaluate_corruptions(classifier, test_images)
+        report.write(options.report, checkpoint, evaluation, test_images, run.training, corrupted)
     python = os.path.relpath(sys.executable) if sys.prefix.startswith(os.getcwd()) else sys.executable
     command = shlex.join((python, "-m", "service", "--model", str(output)))
     if output != options.output:

@@ -45,8 +45,8 @@ def test_a_report_is_one_page_with_its_figures_beside_it(
 ) -> None:
     checkpoint, evaluation, images = evaluated
     folder = tmp_path / "new" / "folder"
-    report.write(folder, checkpoint, evaluation, images, sample=images)
-    names = {"samples", "confusion", "reliability", "familiarity", "mistakes", "curves"}
+    report.write(folder, checkpoint, evaluation, images, sample=images, corrupted={"none": evaluation})
+    names = {"samples", "confusion", "reliability", "familiarity", "sets", "mistakes", "curves"}
     assert {path.name for path in folder.iterdir()} == {"report.html", *(f"{name}.png" for name in names)}
     page = (folder / "report.html").read_text()
     for name in names:
@@ -62,7 +62,7 @@ def test_a_report_is_one_page_with_its_figures_beside_it(
 def test_texts_of_a_checkpoint_are_escaped(tmp_path: Path, evaluated: tuple[Checkpoint, Evaluation, Images]) -> None:
     checkpoint, evaluation, images = evaluated
     hostile = replace(checkpoint, training={"recipe": "x", "settings": {"<script>": "<img src=//a.example>"}})
-    report.write(tmp_path, hostile, evaluation, images, sample=images)
+    report.write(tmp_path, hostile, evaluation, images, sample=images, corrupted={"none": evaluation})
     page = (tmp_path / "report.html").read_text()
     assert "<script>" not in page
     assert "<img src=//" not in page
@@ -75,7 +75,7 @@ def test_recipe_settings_of_an_old_checkpoint_have_their_new_names(
     checkpoint, evaluation, images = evaluated
     settings = {"taught": 0.9, "kept": "lowest loss", "arguments": {"views": 6}}
     save(replace(checkpoint, training={"recipe": "old", "settings": settings}), tmp_path / "old.pt")
-    report.write(tmp_path, load(tmp_path / "old.pt"), evaluation, images, sample=images)
+    report.write(tmp_path, load(tmp_path / "old.pt"), evaluation, images, sample=images, corrupted={"none": evaluation})
     rows = dict(re.findall(r"<tr><th>(\w+)</th><td>(.*)</td></tr>", (tmp_path / "report.html").read_text()))
     assert (rows["distillation_weight"], rows["keep"]) == ("0.9", "best")
     assert "tta_views" in rows["arguments"]
@@ -95,7 +95,8 @@ def test_a_classifier_without_mistakes_has_a_report(tmp_path: Path, tiny_checkpo
     classifier = Classifier.load(tiny_checkpoint, "cpu")
     evaluation = evaluate(classifier, tiny_images)
     correct = tiny_images[evaluation.correct.nonzero().flatten()]
-    report.write(tmp_path, classifier.checkpoint, evaluate(classifier, correct), correct, sample=correct)
+    evaluation = evaluate(classifier, correct)
+    report.write(tmp_path, classifier.checkpoint, evaluation, correct, correct, {"none": evaluation})
     assert (tmp_path / "report.html").is_file()
 
 
@@ -153,6 +154,6 @@ def test_odd_metadata_leaves_the_page_small(
 ) -> None:
     checkpoint, evaluation, images = evaluated
     odd = replace(checkpoint, training={"recipe": "x", "seed": 0, **training})
-    report.write(tmp_path, odd, evaluation, images, sample=images)
+    report.write(tmp_path, odd, evaluation, images, sample=images, corrupted={"none": evaluation})
     assert (tmp_path / "report.html").stat().st_size < 2_000_000
     assert not (tmp_path / "curves.png").exists()

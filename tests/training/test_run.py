@@ -162,7 +162,7 @@ def test_a_run_ends_with_a_checkpoint_a_report_and_a_line_of_json(finished_run: 
     assert f"python -m service --model {output}" in text
     pictures = list((folder / "report").iterdir())
     assert {picture.name for picture in pictures} == {
-        "report.html", "samples.png", "curves.png", "confusion.png", "reliability.png", "familiarity.png",
+        "report.html", "samples.png", "curves.png", "confusion.png", "reliability.png", "familiarity.png", "sets.png",
         "mistakes.png",
     }  # fmt: skip
     assert all(picture.stat().st_size > 5_000 for picture in pictures)
