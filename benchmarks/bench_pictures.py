@@ -2,7 +2,7 @@
 
 Each test image is drawn on other backgrounds, in other sizes, with frames, bars and transparent margins, encoded, and
 read as the service reads an upload. Then the area under the receiver operating characteristic (AUROC) of familiarity
-against pictures that show no garment. Needs the extra `bench`.
+against pictures that show no garment. Needs the extra `bench`. `--mistakes FILE` draws mistakes of the photo network.
 """
 
 import argparse
@@ -19,11 +19,16 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from classifier.classifier import Classifier
-from classifier.pixels import PHOTO_SHAPE, SIDE, Pixels
+from classifier.pixels import CLASSES, PHOTO_SHAPE, SIDE, Pixels
 from classifier.preprocessing import prepare
 from training import data
+from training.augmentation import paint
 from training.metrics import auroc, energies
 from training.predict import load_classifiers
+from training.report import grid
+
+COLOURED = "in colours, turned, shifted"
+MISTAKES = 20
 
 Encoder = Callable[[Pixels], bytes]
 SEED = 0
@@ -47,6 +52,13 @@ def drawn(
     cover[first : first + width, first : first + width] = enlarged
     levels: Pixels = (background + (garment - background) * cover).round().astype(np.uint8)
     return levels
+
+
+def painted(image: Pixels) -> Pixels:
+    """The image in a random colour on a random background, uint8 [160,160,3], as the photo network learns them."""
+    generator = torch.Generator().manual_seed(int(image.sum()))
+    colours = paint(torch.from_numpy(image)[None, None], generator)[0].round().byte()
+    return colours.permute(1, 2, 0).numpy()
 
 
 def framed(picture: Pixels, thickness: int = 1) -> Pixels:
@@ -95,6 +107,7 @@ PRESENTATIONS: dict[str, Encoder] = {
     "between black bars, left and right": lambda image: encoded(between_bars(drawn(image, size=0.9).T).T),
     "card in a transparent margin": lambda image: encoded(card(drawn(image, size=0.9))),
     "disc in a transparent margin": lambda image: encoded(card(drawn(image, size=0.65), disc=True)),
+    COLOURED: lambda image: encoded(painted(image)),
     "at 90% opacity": lambda image: encoded(card(drawn(image, size=0.9), alpha=230)),
 }
 
@@ -130,9 +143,18 @@ def logits_of(classifiers: dict[tuple[int, ...], Classifier], pictures: list[byt
     return torch.from_numpy(np.stack(rows)), float(np.mean([pixels.shape == PHOTO_SHAPE for pixels in prepared]))
 
 
+def draw_mistakes(images: data.Images, predicted: torch.Tensor, path: Path) -> None:
+    """Draws the first images in colours that are predicted wrongly, int64 [N], each with its answer and its label."""
+    wrong = (~images.is_right(predicted)).nonzero().flatten()[:MISTAKES].tolist()
+    pictures = torch.from_numpy(np.stack([painted(images.array()[index, 0]) for index in wrong])).permute(0, 3, 1, 2)
+    titles = [f"{CLASSES[predicted[index]]}\nlabel {CLASSES[images.labels[index]]}" for index in wrong]
+    grid(pictures, titles).savefig(path, dpi=80)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_pictures", description=__doc__)
     parser.add_argument("--images", type=int, default=1000, help="of the test set, from its start; default: 1000")
+    parser.add_argument("--mistakes", type=Path, metavar="FILE", help="PNG file of mistakes of the photo network")
     parser.add_argument("--checkpoint", type=Path, default=Path("models/model_scratch.pt"), metavar="FILE")
     options = parser.parse_args()
     classifiers = load_classifiers(options.checkpoint, None, "cpu")
@@ -143,8 +165,11 @@ def main() -> int:
     for name, encode in PRESENTATIONS.items():
         logits, by_photos = logits_of(classifiers, [encode(image) for image in images.array()[:, 0]])
         genuine = logits if name == "genuine" else genuine
-        result[name] = images.is_right(logits.argmax(dim=1)).double().mean().item()
+        predicted = logits.argmax(dim=1)
+        result[name] = images.is_right(predicted).double().mean().item()
         print(f"{name:<40} {result[name]:.1%}  {by_photos:.1%}", flush=True)
+        if name == COLOURED and options.mistakes:
+            draw_mistakes(images, predicted, options.mistakes)
     classifier = next(iter(classifiers.values()))
     familiar = energies(classifier, genuine)
     for name, pictures in strangers().items():

@@ -24,8 +24,10 @@ from benchmarks.soak.service_process import print_verdict
 from classifier import limits
 from classifier.picture import PictureError
 from classifier.preprocessing import prepare
+from service.decode_process import ENVIRONMENT
 
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP")
+M_MMAP_THRESHOLD = -3  # of mallopt(3)
 KEPT = 8  # costliest files of a format, which are mutated
 MAX_BYTES = 10 * 2**20
 TOLERANCE = 1.15  # of the figures, on a machine that others share
@@ -109,7 +111,9 @@ def measure(content: bytes) -> tuple[float, float]:
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
-        ctypes.CDLL(None).malloc_trim(0)  # else memory that the search freed is used again, and not counted
+        libc = ctypes.CDLL(None)
+        libc.malloc_trim(0)  # else memory that the search freed is used again, and not counted
+        libc.mallopt(M_MMAP_THRESHOLD, int(ENVIRONMENT["MALLOC_MMAP_THRESHOLD_"]))  # as in the decode process
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
         before, begin = status("VmRSS"), time.process_time()
         try:

@@ -2,11 +2,13 @@ import asyncio
 import signal
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from classifier import limits
 from classifier.picture import MAX_JPEG_PIXELS, MAX_PIXELS, BrokenPicture, PictureTooLarge, UnsupportedPicture
 from classifier.pixels import SHAPE, Pixels
 from service.admission import Deadline, DeadlineExceeded
@@ -16,6 +18,7 @@ from service.metrics import Metrics
 from tests.classifier.reading import read_pixels
 from tests.service.conftest import encoded
 
+COSTLY = Path(__file__).parents[1] / "classifier/costly"
 NOISE = Image.effect_noise((28, 28), 50.0)
 SMALL = encoded(NOISE)
 MANY_BYTES = encoded(Image.effect_noise((200, 200), 50.0))
@@ -85,6 +88,26 @@ def test_a_large_picture_is_decoded_alike_in_a_process(content: bytes) -> None:
 def test_a_large_picture_that_is_broken_is_refused_by_the_process(content: bytes) -> None:
     with pytest.raises(BrokenPicture, match=r"picture is damaged or incomplete\.$"):
         decode(content)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads memory from /proc")
+def test_the_process_takes_no_more_memory_for_many_costly_pictures_than_for_one() -> None:
+    process = DecodeProcess(MAX_PIXELS, MAX_JPEG_PIXELS)
+    process.decode(SMALL)
+    child = process._process
+    assert child
+    before = memory(child.pid, "VmRSS")
+    for size in (2_000, 2_400, 2_800, 2_800):
+        process.decode((COSTLY / "avif").read_bytes())
+        process.decode(encoded(Image.radial_gradient("L").resize((size, size)).convert("RGBA"), "PNG"))
+    assert memory(child.pid, "VmHWM") - before < 1.1 * limits.SMALL_MEMORY
+    process.close()
+
+
+def memory(pid: int, name: str) -> int:
+    """Bytes."""
+    [line] = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith(name)]
+    return 1024 * int(line.split()[1])
 
 
 def test_a_decoder_that_crashes_is_started_again() -> None:
