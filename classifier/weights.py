@@ -1,5 +1,6 @@
 """Checks that a checkpoint has the weights of its network, and that the network is within limits of size and cost."""
 
+import copy
 from collections.abc import Collection
 from typing import Any
 
@@ -74,7 +75,7 @@ def is_dense(tensor: Tensor) -> bool:
 def check_costs(network: nn.Module, name: str) -> None:
     """Checks what a network on the meta device does with one image. Raises CheckpointError."""
     try:
-        multiply_adds, activations = (costs_by_running if isinstance(network, Pretrained) else costs)(network)
+        multiply_adds, activations = costs_of(network)
     except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{name} describes a network that does not take images of {SIDE}×{SIDE}.") from error
     for what, found, limit in (
@@ -83,6 +84,11 @@ def check_costs(network: nn.Module, name: str) -> None:
     ):
         if found > limit:
             raise CheckpointError(f"{name} describes a network of {found:,} {what}, over the limit of {limit:,}.")
+
+
+def costs_of(network: nn.Module) -> tuple[int, int]:
+    """Multiply-adds of one image, and the most activations in a layer. Raises what the network raises."""
+    return costs_by_running(copy.deepcopy(network).to("meta")) if isinstance(network, Pretrained) else costs(network)
 
 
 def costs(network: nn.Module) -> tuple[int, int]:

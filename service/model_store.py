@@ -11,14 +11,17 @@ from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
 
 from classifier.checkpoint import CheckpointError
 from classifier.classifier import Classifier, DeviceError
+from classifier.explanation import Explainer
 from classifier.pixels import PHOTO_SHAPE, SHAPE
 from classifier.torch_file import UnreadableFile
+from classifier.weights import costs_of
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -50,6 +53,12 @@ class ServedModel:
 
     classifier: Classifier
     runs_inline: bool  # in the event loop; else in a thread
+    multiply_adds: int  # of one image
+
+    @cached_property
+    def explainer(self) -> Explainer:
+        """Made when the first explanation is asked for. Not for several threads at once."""
+        return Explainer(self.classifier, self.multiply_adds)
 
 
 class ModelStore:
@@ -150,7 +159,9 @@ class ModelStore:
         if self._model is None and self.shape == SHAPE:  # the last one to be loaded
             gc.collect()
             gc.freeze()  # the garbage collector no longer walks the imported modules, which would stall requests
-        return ServedModel(classifier, runs_inline=classifier.device.type == "cpu" and seconds < INLINE_SECONDS)
+        multiply_adds, _ = costs_of(classifier.network)
+        runs_inline = classifier.device.type == "cpu" and seconds < INLINE_SECONDS
+        return ServedModel(classifier, runs_inline, multiply_adds)
 
     async def watch(self) -> None:
         """Loads the checkpoint again whenever its file has changed, or when an error may have passed."""

@@ -22,7 +22,7 @@ def pictures(n: int) -> Pixels:
 
 
 def make(classifier: Classifier, runs_inline: bool = True, max_batch: int = 32) -> Batcher:
-    return Batcher(lambda: ServedModel(classifier, runs_inline), max_batch, Metrics())
+    return Batcher(lambda: ServedModel(classifier, runs_inline, 0), max_batch, Metrics())
 
 
 def predict_all(batcher: Batcher, deadline: Deadline | None = None, n: int = 50) -> list[Prediction | BaseException]:
@@ -46,7 +46,7 @@ def test_each_picture_gets_its_own_prediction(classifier: Classifier, runs_inlin
 
 def test_pictures_that_arrive_together_are_one_batch(classifier: Classifier) -> None:
     metrics = Metrics()
-    predict_all(Batcher(lambda: ServedModel(classifier, True), 32, metrics), n=40)
+    predict_all(Batcher(lambda: ServedModel(classifier, True, 0), 32, metrics), n=40)
     sample = metrics.registry.get_sample_value
     assert sample("fashion_mnist_batch_pictures_sum") == 40
     assert sample("fashion_mnist_batch_pictures_count") == 2
