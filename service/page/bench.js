@@ -82,17 +82,17 @@ export function loadBench(found) {
   show();
 }
 
-/** The answer to the pixels of the editor, and whether the service saw the same. */
+/** The answer to the pixels of the editor and, once the service has sent them (`seen`), whether it saw the same. */
 export function showBenchAnswer(answer, seen) {
   $("bench-answer").textContent = headline(answer);
   showBars($("bench-bars"), probabilitiesOf(answer));
-  const same = seen?.channels === 1 && equal(seen.data, pixels);
-  $("bench-seen").dataset.equal = same;
-  $("bench-seen").textContent = same
-    ? "The network saw exactly these 784 bytes."
-    : answer.input.adapted.length
-      ? `The network saw other pixels: the corners are bright, so the service takes this for a photo. It was ${list(answer.input.adapted)}.`
-      : "";
+  const same = seen ? equal(seen.data, pixels) : null;
+  $("bench-seen").dataset.equal = same ?? "unknown";
+  if (same) $("bench-seen").textContent = "The network saw exactly these 784 bytes.";
+  else if (answer.input.adapted.length) {
+    $("bench-seen").textContent = "The network saw other pixels: three corners are bright, so the service does not take this " +
+      `for an image of Fashion-MNIST. It was ${list(answer.input.adapted)}.`;
+  } else if (seen) $("bench-seen").textContent = "The answer belongs to pixels that have changed since.";
 }
 
 function replace(found) {

@@ -28,7 +28,9 @@ function cardOf(network) {
     `a picture of ${channels}×${height}×${width} numbers.`;
   find(".limits").append(...network.limits.map((text) => element("li", text)));
   fill(find(".metrics"), network.metrics, (name, value) => SHARES.test(name) && typeof value === "number");
-  fill(find(".training"), network.training);
+  const { settings, data, ...facts } = network.training ?? {};
+  fill(find(".training"), facts);
+  fill(find(".settings"), { ...settings, ...data });
   fill(find(".file"), { sha256: network.sha256, temperature: network.temperature, ...network.arguments });
   return card;
 }

@@ -21,8 +21,6 @@ import { makeSteps, showSteps } from "./stages.js";
 import { headline, integer } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
-const FIRST_ANSWER_MS = 400; // an explanation that takes longer is preceded by the prediction alone
-const SMALL_BYTES = 300_000; // only for files below this size, because it sends the file again
 const ANNOUNCE_MS = 700; // without a change before something is spoken
 const FRAGMENT = "#p=";
 
@@ -41,45 +39,51 @@ const state = {
 };
 
 let announceTimer, retryTimer;
+let editing = false, nextPixels = null; // of the editor: whether a request is under way, and what to send next
 
 function announce(text) {
   clearTimeout(announceTimer);
   announceTimer = setTimeout(() => ($("announcer").textContent = text), ANNOUNCE_MS);
 }
 
-/** Asks for a picture and shows its answer. `quiet`: it is one of many changes in the editor. */
+/** Asks for the prediction, which is fast, then for the explanation. `quiet`: it is one of many changes in the editor. */
 async function show(picture, { quiet = false } = {}) {
   const sequence = ++state.sequence;
   state.controller.abort();
   clearTimeout(retryTimer);
   const { signal } = (state.controller = new AbortController());
-  $("answer").setAttribute("aria-busy", "true");
   const isLate = () => sequence !== state.sequence;
-  const early = setTimeout(async () => {
-    const answer = quiet || picture.blob.size > SMALL_BYTES ? null : await predict(picture.blob, signal).catch(() => null);
-    if (answer && !isLate() && $("answer").getAttribute("aria-busy") === "true") accept(picture, answer, null, quiet);
-  }, FIRST_ANSWER_MS);
+  $("answer").setAttribute("aria-busy", "true");
+  let sent = null;
   try {
-    const { sent, answer } = await explainOrConvert(picture, signal);
+    const first = await predictOrConvert(picture, signal);
     if (isLate()) return;
-    accept(sent, answer, answer.stages ? decoded(answer) : null, quiet);
+    ({ sent } = first);
+    accept(sent, first.answer, null, quiet);
+    if (quiet && nextPixels) return; // the editor has changed since
+    const answer = await explain(sent.blob, signal);
+    if (!isLate()) accept(sent, answer, decoded(answer), quiet);
   } catch (error) {
-    if (!isLate()) refuse(error, picture, quiet);
+    if (isLate()) return;
+    showEvidence(state.explained, state.chosen);
+    showSteps(state.explained, networkOf(state.answer?.model));
+    if (!sent || ![404, 405].includes(error.status)) refuse(error, picture, quiet, sent);
   } finally {
-    clearTimeout(early);
-    if (!isLate()) $("answer").removeAttribute("aria-busy");
+    if (!isLate()) {
+      $("answer").removeAttribute("aria-busy");
+      $("steps").dataset.pending = "false";
+    }
   }
 }
 
 /** A file that the service does not read is converted by the browser, if it can, and sent once more. */
-async function explainOrConvert(picture, signal) {
+async function predictOrConvert(picture, signal) {
   const limit = state.model?.max_upload_bytes ?? Infinity;
   let refusal;
   if (picture.blob.size <= limit) {
     try {
-      return { sent: picture, answer: await explain(picture.blob, signal) };
+      return { sent: picture, answer: await predict(picture.blob, signal) };
     } catch (error) {
-      if (error.status === 404 || error.status === 405) return { sent: picture, answer: await predict(picture.blob, signal) };
       if (error.status !== 413 && error.status !== 415) throw error;
       refusal = error;
     }
@@ -87,9 +91,9 @@ async function explainOrConvert(picture, signal) {
     refusal = new Problem(413, `The file has ${integer(picture.blob.size)} bytes, over the limit of ${integer(limit)}.`);
   }
   const sent = await converted(picture, refusal.message);
-  if (!sent && picture.blob.size > limit) return { sent: picture, answer: await explain(picture.blob, signal) };
-  if (!sent) throw refusal;
-  return { sent, answer: await explain(sent.blob, signal) };
+  if (sent) return { sent, answer: await predict(sent.blob, signal) };
+  if (picture.blob.size <= limit) throw refusal;
+  return { sent: picture, answer: await predict(picture.blob, signal) };
 }
 
 /** The answer of /explain with its maps as bytes. */
@@ -98,42 +102,47 @@ function decoded(answer) {
   return { ...answer, seen: bytes(answer.seen), stages: answer.stages.map(bytes), evidence: bytes(answer.evidence) };
 }
 
+/** Shows an answer. `explained` is null while only the prediction has come: the maps of the picture before are hidden. */
 function accept(picture, answer, explained, quiet) {
-  if (state.picture && state.picture !== picture && state.picture.edited) URL.revokeObjectURL(state.picture.url);
-  if (state.failed === picture) announce("");
+  if (state.picture !== picture && state.picture?.edited) URL.revokeObjectURL(state.picture.url);
   Object.assign(state, { picture, answer, explained, failed: null });
   clearProblem();
   answers.showAnswer({ picture, answer, seen: explained?.seen, quiet });
-  showEvidence(explained, state.chosen);
-  showSteps(explained, networkOf(answer.model));
   showSnippets(picture, state.withKey);
   for (const button of document.querySelectorAll(".example")) {
     if (button === picture.example) button.setAttribute("aria-current", "true");
     else button.removeAttribute("aria-current");
   }
-  const grey = explained?.seen.channels === 1;
   if (picture.edited) showBenchAnswer(answer, explained?.seen);
-  else if (grey) {
+  $("steps").dataset.pending = String(!explained && !quiet);
+  $("seen").classList.toggle("pending", !explained && !quiet);
+  if (!explained) return;
+  showEvidence(explained, state.chosen);
+  showSteps(explained, networkOf(answer.model));
+  const grey = explained.seen.channels === 1;
+  if (grey && !picture.edited) {
     loadBench(explained.seen.data);
     showBenchAnswer(answer, explained.seen);
   }
   $("share").hidden = !grey;
   $("share-link").hidden = true;
   $("share-note").textContent = grey ? "" : "A link holds a picture of 28×28 pixels only; this one is larger.";
-  if (location.hash.startsWith(FRAGMENT) && grey && !equal(fromBase64Url(location.hash.slice(FRAGMENT.length)) ?? [], explained.seen.data)) {
+  const linked = location.hash.startsWith(FRAGMENT) && fromBase64Url(location.hash.slice(FRAGMENT.length));
+  if (linked && !(grey && equal(linked, explained.seen.data))) {
     history.replaceState(null, "", location.pathname + location.search);
   }
 }
 
 /** The problem in place, in the service's own sentence; the old answer is marked. */
-function refuse(problem, picture, quiet) {
+function refuse(problem, picture, quiet, sent) {
   const text = problem instanceof Problem ? problem.message : "The page failed to show this answer.";
   if (!(problem instanceof Problem)) console.error(problem);
   state.failed = picture;
   const named = picture.name && !quiet ? `${picture.name}: ` : "";
-  $("stale").hidden = !state.answer;
-  $("answer").dataset.stale = Boolean(state.answer);
-  answers.showStatus(state.answer ? "No answer to the last picture." : "No answer yet.");
+  const stale = Boolean(state.answer) && state.picture !== sent;
+  $("stale").hidden = !stale;
+  $("answer").dataset.stale = stale;
+  if (!sent) answers.showStatus(stale ? "No answer to the last picture." : "No answer yet.");
   showProblem(named + text, problem.status);
   if (problem.status === 503) {
     $("problem").append(` The page asks again in ${problem.retrySeconds} s.`);
@@ -220,8 +229,6 @@ function openFragment() {
 function edited(pixels, name = "edited.bmp", isEdited = true) {
   return pictureOf(new Blob([bmp(pixels)], { type: "image/bmp" }), name, { edited: isEdited });
 }
-
-let editing = false, nextPixels = null;
 
 /** Sends the pixels of the editor, one request at a time; of those that wait only the last is sent. */
 async function follow(pixels) {
