@@ -122,9 +122,10 @@ class Classifier:
 
         Raises CheckpointError if the weights are so large that logits overflow, which may depend on the picture.
         """
-        return [self._predict(row) for row in self._run(pixels).tolist()]
+        return [self.prediction(row) for row in self._run(pixels).tolist()]
 
-    def _predict(self, logits: list[float]) -> Prediction:
+    def prediction(self, logits: list[float]) -> Prediction:
+        """The prediction from the logits of one picture. Raises CheckpointError if they are not numbers."""
         probabilities, energy = probabilities_and_energy(logits, self.calibration.temperature)
         if isnan(probabilities[0]):  # then all ten are: each is divided by their sum
             raise CheckpointError(f"{self.model} has weights so large that they overflow on this picture.")

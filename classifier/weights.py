@@ -73,10 +73,8 @@ def is_dense(tensor: Tensor) -> bool:
 
 def check_costs(architecture: str, arguments: dict[str, Any], name: str) -> None:
     """Checks what the network does with one image. Raises CheckpointError."""
-    with torch.device("meta"):
-        network = ARCHITECTURES[architecture](**arguments)
     try:
-        multiply_adds, activations = costs_by_running(network) if architecture == "Pretrained" else costs(network)
+        multiply_adds, activations = costs_of(architecture, arguments)
     except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{name} describes a network that does not take images of {SIDE}×{SIDE}.") from error
     for what, found, limit in (
@@ -85,6 +83,13 @@ def check_costs(architecture: str, arguments: dict[str, Any], name: str) -> None
     ):
         if found > limit:
             raise CheckpointError(f"{name} describes a network of {found:,} {what}, over the limit of {limit:,}.")
+
+
+def costs_of(architecture: str, arguments: dict[str, Any]) -> tuple[int, int]:
+    """Multiply-adds of one image, and the most activations in a layer. Raises what the network raises."""
+    with torch.device("meta"):
+        network = ARCHITECTURES[architecture](**arguments)
+    return costs_by_running(network) if architecture == "Pretrained" else costs(network)
 
 
 def costs(network: nn.Module) -> tuple[int, int]:

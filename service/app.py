@@ -14,11 +14,13 @@ from starlette.routing import Mount, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from classifier import __version__
-from service import documentation
+from service import documentation, page_files
 from service.errors import ERRORS, error_response
 from service.metrics import Metrics
 from service.middleware import ApiKeyMiddleware, Cors, RequestMiddleware
+from service.model_cards import ModelCards
 from service.model_store import ModelStore, NotReady
+from service.page_schemas import MODEL_ANSWERS, ExplainedPrediction, ModelPage
 from service.predictions import Predictions
 from service.schemas import (
     BATCH_PROBLEMS,
@@ -45,6 +47,7 @@ def create_app(settings: Settings) -> ASGIApp:
     metrics = Metrics(settings.metrics)
     models, photos = ModelStore(settings, metrics), ModelStore(settings, metrics, photos=True)
     predictions = Predictions(settings, metrics, models, photos)
+    page = page_files.read_files() if settings.page else {}
 
     async def load() -> None:
         """Loads the photo network first, so that the service is not ready without it; its file may hang."""
@@ -72,11 +75,19 @@ def create_app(settings: Settings) -> ASGIApp:
     api.post("/predict/batch", response_model=Batch, responses=BATCH_PROBLEMS, openapi_extra=UPLOADS,
              tags=["predictions"])(predictions.predict_batch)  # fmt: skip
 
+    if page:
+        api.router.routes += page_files.routes(page)
+        explain = AsgiRoute("/explain", predictions.explain, response_model=ExplainedPrediction,
+                            responses=PREDICT_PROBLEMS, openapi_extra=UPLOAD, tags=["predictions"])  # fmt: skip
+        api.router.routes.append(explain)
+        cards = ModelCards(settings, models, photos)
+        api.get("/model", response_model=ModelPage, responses=MODEL_ANSWERS, tags=["predictions"])(cards.respond)
+
     # The route comes before FastAPI, whose layers took 35 µs a request and this Router 4 µs (two shared CPU cores).
     app: ASGIApp = Router([predict, Mount("/", api)], lifespan=lifespan)
     refused: ASGIApp = RefusedRequests(metrics)
     if settings.api_key:
-        open_paths = documentation.OPEN.union(OPEN) if settings.docs else frozenset(OPEN)
+        open_paths = {*OPEN, *page, *(documentation.OPEN if settings.docs else ())}
         app = ApiKeyMiddleware(app, settings.api_key.get_secret_value(), open_paths, metrics)
     if settings.cors_origins:
         cors: dict[str, Any] = {
@@ -86,8 +97,10 @@ def create_app(settings: Settings) -> ASGIApp:
             "expose_headers": ["X-Request-ID", "Retry-After"],
         }
         app, refused = Cors(app, **cors), Cors(refused, **cors)
-    routes = {route.path for route in api.routes if isinstance(route, Route)}
-    return RequestMiddleware(app, refused, routes, metrics, settings.access_log, settings.root_path or "")
+    routes = {route.path for route in api.routes if isinstance(route, Route)} - page.keys()
+    return RequestMiddleware(
+        app, refused, routes, metrics, settings.access_log, settings.root_path or "", frozenset(page)
+    )
 
 
 class RefusedRequests:
@@ -125,7 +138,7 @@ def create_api(settings: Settings, metrics: Metrics, models: ModelStore, photos:
         openapi_url="/openapi.json" if settings.docs else None,
     )
     if settings.docs:
-        documentation.add_documentation(api)
+        documentation.add_documentation(api, start_page=not settings.page)
 
     async def handle(request: Request, error: Exception) -> Response:
         return error_response(request.scope, error, metrics)

@@ -11,12 +11,14 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from classifier.classifier import Prediction
 from classifier.networks import Pixels
 from service.admission import Deadline, DeadlineExceeded
+from service.explanations import explanation_answer
 from service.metrics import Metrics
 from service.model_store import ServedModel
 
@@ -42,6 +44,7 @@ class Batcher:
         self._queue: deque[PendingPicture] = deque()
         self._running: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="network")
+        self._explaining = asyncio.Lock()
 
     async def predict(self, pixels: Pixels, deadline: Deadline | None = None, alone: bool = False) -> Prediction:
         """The prediction for one picture, uint8 [1,28,28] or [3,160,160].
@@ -60,6 +63,29 @@ class Batcher:
         if self._running is None:
             self._running = loop.create_task(self._run())
         return await pending.prediction
+
+    async def explain(self, pixels: Pixels, deadline: Deadline) -> dict[str, Any]:
+        """The explanation of the prediction for one picture, as /explain answers it.
+
+        It runs in the network's thread, one at a time, so that a batch waits for at most one of them. Raises
+        DeadlineExceeded and the network's exceptions.
+        """
+
+        def run() -> dict[str, Any]:
+            deadline.check()
+            model = self._model()
+            assert model.explainer
+            return explanation_answer(model.explainer.explain(pixels), model.classifier, pixels)
+
+        try:
+            async with asyncio.timeout(deadline.remaining()):
+                await self._explaining.acquire()
+        except TimeoutError as error:
+            raise deadline.exceeded() from error
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, run)
+        finally:
+            self._explaining.release()
 
     async def _run(self) -> None:
         """Empties the queue, a batch at a time."""

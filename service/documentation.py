@@ -11,6 +11,8 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 
+from service.page_files import sent_path
+
 FOLDER = Path(fastapi_offline.__file__).parent / "static"
 STATIC = "static-offline-docs"
 SCRIPT, STYLE, ICON = "swagger-ui-bundle.js", "swagger-ui.css", "favicon.png"
@@ -19,8 +21,8 @@ PAGES = FILES | {"/docs"}
 OPEN = PAGES | {"/", "/openapi.json"}  # no API key is needed: they hold no secret
 
 
-def add_documentation(api: FastAPI) -> None:
-    """Adds the page, its three files, and the redirect from / to it. `api` itself serves openapi.json."""
+def add_documentation(api: FastAPI, start_page: bool) -> None:
+    """Adds the page and its three files, and with `start_page` a redirect from / to it. `api` serves openapi.json."""
     static = StaticFiles(directory=FOLDER)
 
     async def file(name: str, request: Request) -> Response:
@@ -40,17 +42,12 @@ def add_documentation(api: FastAPI) -> None:
         asked = sent_path(request)
         return RedirectResponse("docs" if asked.endswith("/") else f"{asked.rpartition('/')[2]}/docs")
 
+    if start_page:
+        api.router.routes.append(Route("/", root))
     api.router.routes += [
-        Route("/", root),
         Route("/docs", page),
         *(Route(f"/{STATIC}/{name}", partial(file, name)) for name in (SCRIPT, STYLE, ICON)),
     ]
-
-
-def sent_path(request: Request) -> str:
-    """The path as the client sent it, which a browser resolves relative addresses against."""
-    raw: bytes = request.scope.get("raw_path") or b"/"
-    return raw.partition(b"?")[0].decode("latin-1")
 
 
 def trailing_slashes(request: Request) -> int:

@@ -13,6 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import page_files
 from service.documentation import PAGES
 from service.logs import FIELDS, printable
 from service.metrics import Metrics
@@ -51,14 +52,17 @@ class RequestMiddleware:
         metrics: Metrics,
         access_log: bool,
         root_path: str = "",
+        page: Set[str] = frozenset(),
     ) -> None:
         """`refused` answers requests that the server refuses before it has their headers.
 
-        `routes` are the paths that metrics name, all others are "other". `root_path` is a proxy's prefix.
+        `routes` are the paths that metrics name, all others are "other". `root_path` is a proxy's prefix. `page` are
+        the paths of the web page's files.
         """
         self._app = app
         self._refused = refused
-        self._routes = routes
+        self._labels = {path: path for path in routes} | dict.fromkeys(page, page_files.LABEL)
+        self._headers = dict.fromkeys(PAGES, DOCUMENTATION_HEADERS) | dict.fromkeys(page, page_files.HEADERS)
         self._metrics = metrics
         self._access_log = access_log
         self._root_path = root_path
@@ -71,14 +75,14 @@ class RequestMiddleware:
             return
         begin = time.perf_counter()
         asked, method = scope["path"], scope["method"]
-        if asked not in self._routes or method == "HEAD":
+        if asked not in self._labels or method == "HEAD":
             scope = self._plain(scope)
         path = scope["path"]
-        route = path if path in self._routes else "other"
+        route = self._labels.get(path, "other")
         request_id = dict(scope["headers"]).get(b"x-request-id", b"")
         if not REQUEST_ID.fullmatch(request_id):
             request_id = b"%s-%d" % (self._process, next(self._numbers))
-        own_headers = DOCUMENTATION_HEADERS if path in PAGES else HEADERS
+        own_headers = self._headers.get(path, HEADERS)
         status = None
 
         async def send_with_headers(message: Message) -> None:
@@ -100,7 +104,7 @@ class RequestMiddleware:
             self._metrics.count_request(route, status, seconds)
             if self._access_log and (status >= 400 or route not in POLLED):
                 fields = {"ms": round(1e3 * seconds, 2), "id": request_id.decode()}
-                shown = route if route != "other" else printable(asked).replace(" ", "%20")
+                shown = route if route == path else printable(asked).replace(" ", "%20")
                 logger.info("%.16s %s %d", method, shown, status, extra={FIELDS: fields})
 
     def _plain(self, scope: Scope) -> Scope:

@@ -17,8 +17,10 @@ import numpy as np
 
 from classifier.checkpoint import CheckpointError
 from classifier.classifier import Classifier, DeviceError
+from classifier.explanation import Explainer
 from classifier.pixels import PHOTO_SHAPE, SHAPE
 from classifier.torch_file import UnreadableFile
+from classifier.weights import costs_of
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -50,6 +52,8 @@ class ServedModel:
 
     classifier: Classifier
     runs_inline: bool  # in the event loop; else in a thread
+    multiply_adds: int = 0  # of one image
+    explainer: Explainer | None = None  # None if /explain is not served
 
 
 class ModelStore:
@@ -150,7 +154,11 @@ class ModelStore:
         if self._model is None and self.shape == SHAPE:  # the last one to be loaded
             gc.collect()
             gc.freeze()  # the garbage collector no longer walks the imported modules, which would stall requests
-        return ServedModel(classifier, runs_inline=classifier.device.type == "cpu" and seconds < INLINE_SECONDS)
+        runs_inline = classifier.device.type == "cpu" and seconds < INLINE_SECONDS
+        if not self._settings.page:
+            return ServedModel(classifier, runs_inline)
+        multiply_adds, _ = costs_of(classifier.checkpoint.architecture, classifier.checkpoint.arguments)
+        return ServedModel(classifier, runs_inline, multiply_adds, Explainer(classifier, multiply_adds))
 
     async def watch(self) -> None:
         """Loads the checkpoint again whenever its file has changed, or when an error may have passed."""

@@ -1,6 +1,7 @@
 """From upload to prediction: uploads -> admission -> decoding -> batcher."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from pydantic_core import to_json
@@ -17,9 +18,12 @@ from service.metrics import Metrics
 from service.model_store import ModelStore
 from service.settings import Settings
 
+Work = Callable[[bytes, Deadline], Awaitable[dict[str, Any]]]
+"""From the bytes of a picture to the fields of the answer."""
+
 
 class Predictions:
-    """What `POST /predict` and `POST /predict/batch` do."""
+    """What `POST /predict`, `POST /predict/batch` and `POST /explain` do."""
 
     def __init__(self, settings: Settings, metrics: Metrics, models: ModelStore, photos: ModelStore) -> None:
         self.admission = Admission(settings.max_waiting, metrics)
@@ -36,6 +40,14 @@ class Predictions:
 
     async def predict(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI endpoint of `POST /predict`: one picture in, one prediction out."""
+        await self._respond(scope, receive, send, self._predict)
+
+    async def explain(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The prediction for one picture, with the pixels and feature maps of the network, and the evidence in them."""
+        await self._respond(scope, receive, send, self._explain)
+
+    async def _respond(self, scope: Scope, receive: Receive, send: Send, work: Work) -> None:
+        """Answers a request with one picture by what `work` makes of it."""
         try:
             self._check(scope)
             content = await uploads.read(scope, receive, self._max_bytes)
@@ -43,10 +55,10 @@ class Predictions:
             try:
                 # Of the requests that came in the same turn of the event loop, all are admitted, then all are decoded.
                 await asyncio.sleep(0)
-                prediction = await self._predict(content, Deadline(self._max_wait_seconds))
+                answer = await work(content, Deadline(self._max_wait_seconds))
             finally:
                 self.admission.leave()
-            response = json_response(prediction)
+            response = json_response(answer)
         except Exception as error:  # a boundary: counted or logged there
             response = error_response(scope, error, self._metrics)
         await response(scope, receive, send)
@@ -76,6 +88,11 @@ class Predictions:
         batcher = self.batchers[pixels.shape]
         prediction = await batcher.predict(pixels, deadline, alone=self.admission.in_flight == 1)
         return {**prediction, "input": facts}
+
+    async def _explain(self, content: bytes, deadline: Deadline) -> dict[str, Any]:
+        pixels, facts = await self.decoder.decode(content, deadline, self._photos.is_loaded)
+        explanation = await self.batchers[pixels.shape].explain(pixels, deadline)
+        return {**explanation, "input": facts}
 
     def _item(self, result: dict[str, Any] | BaseException) -> dict[str, Any]:
         if not isinstance(result, BaseException):

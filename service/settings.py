@@ -86,6 +86,7 @@ class Settings(BaseSettings):
     access_log: Annotated[bool, Field(description="access log: one line for each request on standard output")] = True
     metrics: Annotated[bool, Field(description="page /metrics, for Prometheus")] = True
     docs: Annotated[bool, Field(description="pages /docs and /openapi.json")] = True
+    page: Annotated[bool, Field(description="page /, and /explain and /model, which it uses")] = True
     api_key: Annotated[
         SecretStr | None, Field(min_length=1, description="key that requests must have; none: no key")
     ] = None

@@ -38,10 +38,15 @@ def assert_guarded(response: httpx.Response) -> None:
 def test_every_answer_has_a_request_id_and_security_headers(client: httpx.Client, locked: httpx.Client) -> None:
     preflight = {"Origin": SITE, "Access-Control-Request-Method": "POST"}
     answers = [
-        *(client.get(path) for path in ("/", "/docs", "/openapi.json", "/health", "/health/live", "/metrics")),
+        *(
+            client.get(path)
+            for path in ("/", "/model", "/docs", "/openapi.json", "/health", "/health/live", "/metrics")
+        ),
         client.get("/nothing"),
         client.get("/predict"),
         client.post("/predict"),
+        client.post("/explain"),
+        client.post("/explain", files={"file": PICTURE}),
         *(client.post("/predict", files={"file": content}) for content in (PICTURE, b"", b"text", bytes(300_000))),
         client.post("/predict/batch", files={"file": PICTURE}),
         client.post("/predict/batch"),
@@ -49,7 +54,7 @@ def test_every_answer_has_a_request_id_and_security_headers(client: httpx.Client
         locked.options("/predict", headers=preflight),
         locked.options("/predict", headers=preflight | {"Origin": "https://other.example"}),
     ]
-    assert {answer.status_code for answer in answers} == {200, 307, 400, 401, 404, 405, 413, 415, 422}
+    assert {answer.status_code for answer in answers} == {200, 400, 401, 404, 405, 413, 415, 422}
     for answer in answers:
         assert_guarded(answer)
     assert len({answer.headers["X-Request-ID"] for answer in answers}) == len(answers)
@@ -67,12 +72,12 @@ def test_a_network_that_overflows_is_an_internal_error(tmp_path: Path, caplog: p
     noise = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8)))
     with serving(Settings(model=tmp_path / "model.pt")) as client:
         assert client.post("/predict", files={"file": encoded(Image.new("L", (28, 28)))}).status_code == 200
-        for path in ("/predict/batch", "/predict"):
+        for path in ("/predict/batch", "/predict", "/explain"):
             answer = client.post(path, files={"file": noise})
             assert (answer.status_code, answer.json()) == (500, {"detail": INTERNAL_ERROR})
             assert_guarded(answer)
     records = [record for record in caplog.records if record.name == "service.errors"]
-    assert len(records) == 2
+    assert len(records) == 3
     for record in records:
         assert record.exc_info is not None
         assert "overflow on this picture" in str(record.exc_info[1])
@@ -110,15 +115,23 @@ def post(client: httpx.Client, path: str, own_id: str) -> httpx.Response:
 )
 def test_without_the_key_only_health_is_answered(locked: httpx.Client, header: bytes | None) -> None:
     headers = httpx.Headers({} if header is None else {b"Authorization": header})
-    for path in ("/metrics", "/nothing", "/predict", "/docs/x", "/static-offline-docs/x", "/static-offline-docs/"):
+    for path in (
+        "/metrics",
+        "/nothing",
+        "/predict",
+        "/explain",
+        "/model",
+        "/docs/x",
+        "/static-offline-docs/x",
+        "/static-offline-docs/",
+    ):
         answer = locked.get(path, headers=headers)
         assert (answer.status_code, answer.json()) == (401, {"detail": NO_KEY}), path
         assert answer.headers["WWW-Authenticate"] == "Bearer"
-    for path in ("/predict", "/predict/batch"):
+    for path in ("/predict", "/predict/batch", "/explain"):
         assert locked.post(path, headers=headers, files={"file": PICTURE}).status_code == 401
-    for path in (*OPEN, "/health/", "/docs", "/docs/", "/openapi.json"):
+    for path in (*OPEN, "/", "/health/", "/docs", "/docs/", "/openapi.json"):
         assert locked.get(path, headers=headers).status_code == 200
-    assert locked.get("/", headers=headers).headers["Location"] == "docs"
 
 
 @pytest.mark.parametrize("scheme", ["Bearer ", "bearer ", "BEARER ", "bEaReR ", "Bearer  ", "bearer     "])
@@ -139,7 +152,7 @@ def test_long_paths_cost_nothing_without_the_key(locked: httpx.Client) -> None:
 def test_with_the_key_everything_is_answered(locked: httpx.Client) -> None:
     for path in ("/docs", "/openapi.json", "/metrics", *OPEN):
         assert locked.get(path, headers=BEARER).status_code == 200
-    for path in ("/predict", "/predict/batch"):
+    for path in ("/predict", "/predict/batch", "/explain"):
         assert locked.post(path, headers=BEARER, files={"file": PICTURE}).status_code == 200
 
 
@@ -148,8 +161,8 @@ def test_the_key_is_not_printed_with_the_settings(settings: Settings) -> None:
 
 
 def test_pages_can_be_switched_off(settings: Settings) -> None:
-    with serving(settings.model_copy(update={"docs": False, "metrics": False})) as client:
-        for path in ("/", "/docs", "/openapi.json", "/metrics", "/static-offline-docs/swagger-ui.css"):
+    with serving(settings.model_copy(update={"docs": False, "metrics": False, "page": False})) as client:
+        for path in ("/", "/model", "/docs", "/openapi.json", "/metrics", "/static-offline-docs/swagger-ui.css"):
             answer = client.get(path)
             assert answer.status_code == 404, path
             assert "docs" not in answer.json()["detail"].replace(path, "")

@@ -1,4 +1,4 @@
-"""Paths and methods: slashes, a proxy's prefix, HEAD; no redirect but that of / to /docs."""
+"""Paths and methods: slashes, a proxy's prefix, HEAD; no redirect but that of / to /docs, or to itself with a slash."""
 
 import re
 from collections.abc import Iterator
@@ -18,6 +18,12 @@ EVIL = {"Host": "evil.example"}
 @pytest.fixture(scope="module")
 def prefixed(settings: Settings) -> Iterator[httpx.Client]:
     with serving(load_settings(**settings.model_dump() | {"root_path": "fashion/v1/"})) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def without_page(settings: Settings) -> Iterator[httpx.Client]:
+    with serving(load_settings(**settings.model_dump() | {"root_path": "fashion/v1/", "page": False})) as client:
         yield client
 
 
@@ -50,14 +56,14 @@ def test_no_page_redirects_by_slashes(client: httpx.Client, path: str) -> None:
 def test_head_is_answered_as_get_without_a_body(client: httpx.Client, path: str) -> None:
     got, head = client.get(at(client, path)), client.head(at(client, path))
     assert (head.status_code, head.content) == (got.status_code, b"")
-    assert head.headers["Content-Type"] == got.headers["Content-Type"] if path != "/" else "Location" in head.headers
+    assert head.headers["Content-Type"] == got.headers["Content-Type"]
     refused = client.put(at(client, path))
     assert (refused.status_code, refused.headers["Allow"]) == (405, "GET, HEAD")
     assert refused.json() == {"detail": f"{path} takes GET or HEAD, not PUT."}
 
 
 def test_head_of_a_prediction_is_refused(client: httpx.Client) -> None:
-    for path in ("/predict", "/predict/batch"):
+    for path in ("/predict", "/predict/batch", "/explain"):
         answer = client.head(at(client, path))
         assert (answer.status_code, answer.headers["Allow"], answer.content) == (405, "POST", b"")
 
@@ -74,11 +80,11 @@ def test_a_prefix_may_be_stripped_or_not(prefixed: httpx.Client, before: str) ->
 
 @pytest.mark.parametrize("before", ["/fashion/v1", ""])
 @pytest.mark.parametrize("start", ["/", "//", ""])
-def test_the_documentation_is_found_from_the_start_page(prefixed: httpx.Client, before: str, start: str) -> None:
-    asked = at(prefixed, f"{before}{start}" or "/")
-    page = urljoin(asked, prefixed.get(asked).headers["Location"])
-    assert prefixed.get(page).status_code == 200
-    assert prefixed.get(urljoin(page, "openapi.json")).status_code == 200
+def test_the_documentation_is_found_from_the_start_page(without_page: httpx.Client, before: str, start: str) -> None:
+    asked = at(without_page, f"{before}{start}" or "/")
+    page = urljoin(asked, without_page.get(asked).headers["Location"])
+    assert without_page.get(page).status_code == 200
+    assert without_page.get(urljoin(page, "openapi.json")).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/docs", "/docs/", "//docs//"])
