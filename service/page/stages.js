@@ -64,7 +64,7 @@ function showMaps(stage, colours) {
   const map = mapOf(stage);
   const find = (selector) => view.root.querySelector(selector);
   paintImage(find(".look canvas"), explained.seen);
-  if (!view.placed) Object.assign(view, { row: Math.floor(map.height / 2), column: Math.floor(map.width / 2), placed: true });
+  if (!view.placed) Object.assign(view, strongest(map), { placed: true });
   for (const [selector, name, count] of [[".row-slider", "row", map.height], [".column-slider", "column", map.width]]) {
     find(selector).max = count - 1;
     view[name] = Math.min(view[name], count - 1);
@@ -80,6 +80,13 @@ function showMaps(stage, colours) {
     showButtons(stage, view, map, colours);
   }
   showCell(stage);
+}
+
+/** The map and the cell with the largest value, or the middle of the picture. */
+function strongest({ width, height, data }) {
+  const index = data ? data.indexOf(Math.max(...data)) : Math.floor(height / 2) * width + Math.floor(width / 2);
+  const cell = index % (width * height);
+  return { shown: Math.floor(index / (width * height)), row: Math.floor(cell / width), column: cell % width };
 }
 
 function showButtons(stage, view, map, colours) {
