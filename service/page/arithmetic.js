@@ -16,15 +16,15 @@ export function whyNot(explained, network) {
   return "";
 }
 
-/** The terms of a cell: value = bias + sum of weight × (pixel − mean) / std. Outside the picture the normalised value is 0. */
+/** The terms of a cell: value = bias + sum of weight × (pixel − mean) / std. Outside the picture the scaled level is 0. */
 export function termsOf(seen, layer, channel, row, column) {
   const [filter] = layer.weights[channel];
   const terms = filter.flatMap((weights, y) => weights.map((weight, x) => {
     const [pixelRow, pixelColumn] = [row * layer.stride - layer.padding + y, column * layer.stride - layer.padding + x];
     const inside = pixelRow >= 0 && pixelRow < seen.height && pixelColumn >= 0 && pixelColumn < seen.width;
     const level = inside ? seen.data[pixelRow * seen.width + pixelColumn] : layer.mean;
-    const normalised = (level - layer.mean) / layer.std;
-    return { row: pixelRow, column: pixelColumn, inside, level, normalised, weight, product: weight * normalised };
+    const scaled = (level - layer.mean) / layer.std;
+    return { row: pixelRow, column: pixelColumn, inside, level, scaled, weight, product: weight * scaled };
   }));
   const bias = layer.bias?.[channel] ?? 0;
   return { terms, bias, value: terms.reduce((sum, term) => sum + term.product, bias) };
@@ -40,7 +40,7 @@ export function showSum(table, explained, layer, shown, row, column) {
   table.caption.textContent = `Map ${stage.channels[shown]}, row ${row}, column ${column}: mean ${layer.mean}, deviation ${layer.std}`;
   table.tBodies[0].replaceChildren(...terms.map((term) => tableRow(
     `${term.row}, ${term.column}${term.inside ? "" : " (outside)"}`,
-    [term.inside ? String(term.level) : number(term.level), number(term.normalised), number(term.weight), number(term.product)],
+    [term.inside ? String(term.level) : number(term.level), number(term.scaled), number(term.weight), number(term.product)],
   )));
   table.tFoot.replaceChildren(
     tableRow("Sum of the products", ["", "", "", number(value - bias)]),

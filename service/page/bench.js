@@ -95,6 +95,12 @@ export function showBenchAnswer(answer, seen) {
   } else if (seen) $("bench-seen").textContent = "The answer belongs to pixels that have changed since.";
 }
 
+/** Why there is no answer to the pixels of the editor. */
+export function showBenchProblem(text) {
+  $("bench-answer").textContent = "No answer.";
+  $("bench-seen").textContent = text;
+}
+
 function replace(found) {
   remember();
   set(found);

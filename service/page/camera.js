@@ -7,7 +7,7 @@ import { headline } from "./words.js";
 const $ = (id) => document.getElementById(id);
 const SIDE = 320; // pixels, the longer side of a frame
 const QUALITY = 0.85;
-const PAUSE_MS = 120; // between two frames, so that others are answered too
+const PAUSE_MS = 30; // between two frames, so that others are answered too
 
 let stream = null;
 

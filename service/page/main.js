@@ -10,7 +10,7 @@
 
 import { explain, loadModel, predict, Problem, setKey } from "./api.js";
 import * as answers from "./answer.js";
-import { loadBench, makeBench, showBenchAnswer } from "./bench.js";
+import { loadBench, makeBench, showBenchAnswer, showBenchProblem } from "./bench.js";
 import { makeCamera } from "./camera.js";
 import { showCard } from "./card.js";
 import { showEvidence } from "./evidence.js";
@@ -116,7 +116,10 @@ function accept(picture, answer, explained, quiet) {
   if (picture.edited) showBenchAnswer(answer, explained?.seen);
   $("steps").dataset.pending = String(!explained && !quiet);
   $("seen").classList.toggle("pending", !explained && !quiet);
-  if (!explained) return;
+  if (!explained) {
+    if (!quiet) showUnchanged(picture, answer);
+    return;
+  }
   showEvidence(explained, state.chosen);
   showSteps(explained, networkOf(answer.model));
   const grey = explained.seen.channels === 1;
@@ -133,6 +136,18 @@ function accept(picture, answer, explained, quiet) {
   }
 }
 
+/** A 28×28 picture that reached the network unchanged is what the network saw; so it is shown before the explanation. */
+async function showUnchanged(picture, { input }) {
+  if (input.adapted.length || input.width !== 28 || input.height !== 28) return;
+  const image = await createImageBitmap(picture.blob).catch(() => null);
+  if (!image || state.picture !== picture || state.explained) return;
+  const canvas = $("seen");
+  [canvas.width, canvas.height] = [28, 28];
+  canvas.getContext("2d").drawImage(image, 0, 0);
+  canvas.classList.remove("pending", "evidence");
+  canvas.parentElement.hidden = false;
+}
+
 /** The problem in place, in the service's own sentence; the old answer is marked. */
 function refuse(problem, picture, quiet, sent) {
   const text = problem instanceof Problem ? problem.message : "The page failed to show this answer.";
@@ -144,6 +159,7 @@ function refuse(problem, picture, quiet, sent) {
   $("answer").dataset.stale = stale;
   if (!sent) answers.showStatus(stale ? "No answer to the last picture." : "No answer yet.");
   showProblem(named + text, problem.status);
+  if (picture.edited) showBenchProblem(text);
   if (problem.status === 503) {
     $("problem").append(` The page asks again in ${problem.retrySeconds} s.`);
     retryTimer = setTimeout(() => show(picture, { quiet }), 1000 * problem.retrySeconds);
@@ -192,7 +208,9 @@ async function open(pictures) {
   const { signal } = (state.gallery = new AbortController());
   if (pictures.length === 1) {
     answers.closeGallery();
-    return show(pictures[0]);
+    await show(pictures[0]);
+    if (!signal.aborted) $($("problem").textContent ? "problem" : "status").scrollIntoView({ block: "nearest" });
+    return;
   }
   const report = answers.makeGallery(pictures, (picture) => show(picture));
   for (const [index, picture] of pictures.entries()) {

@@ -170,7 +170,7 @@ function showFirstLayer(find, shown, row, column) {
   if (why) return;
   const agrees = showSum(find("table"), explained, network.first_layer, shown, row, column);
   const padding = network.first_layer.padding
-    ? ` Outside the picture the level is ${network.first_layer.mean}, which is 0 after the normalisation.` : "";
+    ? ` Outside the picture the level is ${network.first_layer.mean}, so the scaled level is 0.` : "";
   find("summary").textContent = agrees
     ? "The sum of this cell, pixel by pixel: it equals the map"
     : "The sum of this cell, pixel by pixel: it differs from the map";
