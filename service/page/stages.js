@@ -191,6 +191,9 @@ function showLogits() {
   root.querySelector(".shape").textContent = values
     ? `Shape: ${values.length} numbers in, 10 logits out. The strip shows ${features.name}; brighter is larger.`
     : "Shape: 10 logits.";
+  if (network?.architecture === "Net" && network.arguments.sigmoid !== false) {
+    root.querySelector(".shape").append(" This network has a sigmoid behind the sum, so its logits are from 0 to 1.");
+  }
   fillTable(root, `Temperature T = ${number(temperature)}`, ["Class", "Logit", "Logit / T"],
     logits.map((logit) => [number(logit), number(logit / temperature)]));
 }

@@ -32,7 +32,7 @@ export function number(value) {
   if (value === 0) return "0";
   const size = Math.abs(value);
   const text = size >= 1e6 || size < 1e-4 ? value.toExponential(2) : value.toFixed(size >= 100 ? 1 : size >= 10 ? 2 : 3);
-  return text.replace("-", "−");
+  return text.replace(/^-(?=0\.0+$)/, "").replaceAll("-", "−");
 }
 
 /** "A", "A or B", "A, B or C". */
