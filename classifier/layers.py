@@ -40,7 +40,7 @@ class Trace:
 
     def __init__(self, network: nn.Module, device: torch.device) -> None:
         self.fields: dict[tuple[str, int], ReceptiveField | None] = {}  # by the name of a layer and the call
-        self.convolutions: list[str] = []  # those that give maps
+        self.convolutions: list[str] = []  # those that give maps of several cells
         self.last_linear = ""
         shape = shape_of(network)
         side = network.side if isinstance(network, Pretrained) else shape[1]
@@ -59,7 +59,7 @@ class Trace:
         self._tracer.note(module, inputs, output)
         if is_map(output):
             self.fields[name, call] = self._tracer.of(output)
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d) and call == 0 and output.shape[-1] > 1:
                 self.convolutions.append(name)
 
 
@@ -77,7 +77,7 @@ def shown_layers(network: nn.Module, trace: Trace) -> list[Layer]:
             Layer(f"block {middle + 1} of {blocks}", f"blocks.{middle}"),
             Layer("last convolution", "bn2"),
         ]
-    names = list(dict.fromkeys(trace.convolutions))
+    names = trace.convolutions
     chosen = dict.fromkeys((0, len(names) // 2, len(names) - 1) if names else ())
     return [Layer(f"convolution {index + 1} of {len(names)}", names[index]) for index in chosen]
 

@@ -59,8 +59,8 @@ class FieldTracer:
 
 
 def is_map(output: object) -> bool:
-    """Whether it is a batch of square feature maps of more than one cell."""
-    return isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] == output.shape[3] > 1
+    """Whether it is a batch of square feature maps."""
+    return isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] == output.shape[3]
 
 
 def window(layer: nn.Module, before: int, after: int) -> tuple[int, int, int]:
