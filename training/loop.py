@@ -154,7 +154,6 @@ def train_epoch(
     for number, batch in enumerate(batches, start=1):
         progress = (epoch.number - 1 + (number - 0.5) / len(batches)) / run.recipe.epochs
         set_learning_rate(run.recipe, step.optimizer, progress)
-        step.progress = progress
         shard = run.dist.shard(batch)
         losses += step(shard, epoch.weights[shard] * (run.dist.count / len(batch)))  # averages to the mean of the batch
         if average:

@@ -61,18 +61,16 @@ class Photos(Images):
         return self.right
 
 
-def set_loss(logits: Tensor, right: Tensor, none_weight: float = 0.3, decided: bool = True) -> Tensor:
+def set_loss(logits: Tensor, right: Tensor, none_weight: float = 0.3) -> Tensor:
     """The loss of each photo, float32 [N], in nats; `logits` is float32 [N,10], `right` bool [N,10].
 
-    It is minus the logarithm of the probability of the most probable right class; unless `decided`, of their sum. With
-    the sum to the end, a network says "one of three" of a shoe: it is right, and calls its answer improbable. With the
-    most probable one from the start, every shoe becomes a sneaker. If none is right, the loss is the mean of minus the
-    logarithm of each probability, times `none_weight`: the lower, the more equal the probabilities.
+    It is minus the logarithm of the summed probability of the right classes. With the most probable one alone, from the
+    start or in the last three epochs, all photos of shoes became sneakers, or sandals. If none is right, it is the mean
+    of minus the logarithm of each probability, times `none_weight`: the lower, the more equal the probabilities.
     """
     log_probabilities = logits.log_softmax(dim=1)
     none = ~right.any(dim=1)
-    possible = log_probabilities.masked_fill(~(right | none[:, None]), -torch.inf)
-    some = -(possible.amax(dim=1) if decided else possible.logsumexp(dim=1))
+    some = -log_probabilities.masked_fill(~(right | none[:, None]), -torch.inf).logsumexp(dim=1)
     return torch.where(none, -none_weight * log_probabilities.mean(dim=1), some)
 
 

@@ -61,7 +61,6 @@ class Recipe:
     fashion_images: int = 0  # images of Fashion-MNIST in a step, beside `batch_size` photos
     validation_photos: int = 300  # to fit the temperature and the thresholds; at most a tenth of all
     test_photos: int = 300  # that choose nothing; at most a tenth of all
-    decided_from: float = 0.7  # of the training: then only the most probable of several right classes is learned
     none_weight: float = 0.3  # of the loss of a photo of which no class is right
     average_decay: float = 0.0  # of the exponential moving average of the weights, which is saved; 0 for none
 

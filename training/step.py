@@ -36,7 +36,6 @@ class Step:
         self.dtype = compute_dtype(recipe, self.device)
         self.generator = default_generator(self.device)
         self.graph: torch.cuda.CUDAGraph | None = None
-        self.progress = 0.0  # of the training, from 0 to 1
 
     def __call__(self, chosen: Tensor, weights: Tensor) -> Tensor:
         """Trains on the images of the indices `chosen`, int64 [N], weighted by `weights`, float32 [N]; their loss,
@@ -64,8 +63,7 @@ class Step:
             pixels = augment(self.recipe, self.training.pixels[chosen], self.generator)  # uint8 (N, 1, 28, 28)
             return loss_per_image(self.recipe, self._logits(pixels), self.training, chosen)
         pixels, learned = photo_batch(self.recipe, self.training, chosen, self.generator)  # uint8 (N + M, 3, 160, 160)
-        decided = self.progress >= self.recipe.decided_from
-        losses = set_loss(self._logits(pixels), learned, self.recipe.none_weight, decided)
+        losses = set_loss(self._logits(pixels), learned, self.recipe.none_weight)
         photos, painted = losses.tensor_split([len(chosen)])
         return (photos + painted.sum() / len(photos)) * (len(photos) / len(losses))
 
