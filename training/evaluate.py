@@ -7,15 +7,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
-from torch.utils.flop_counter import FlopCounterMode
 
 from classifier.checkpoint import describe
 from classifier.classifier import Classifier
 from classifier.networks import CLASSES
 from classifier.pixels import SHAPE
+from classifier.weights import costs_of
 from training import data
 from training.command import CHECKPOINT, Parser, TrainingError, add_data_dir, add_device, add_report, execute
 from training.metrics import Evaluation, all_logits, auroc, energies, evaluate
@@ -75,7 +74,7 @@ def run_evaluation(options: argparse.Namespace) -> dict[str, Any]:
         )
     costs = {
         "parameters": checkpoint.parameters,
-        "multiply_adds": multiply_adds(classifier),
+        "multiply_adds": costs_of(classifier.network)[0],
         **{f"latency_ms_{size}": round(latency(classifier, test_images[:size]), 3) for size in LATENCY_BATCHES},
     }
     print_line(
@@ -146,14 +145,6 @@ def print_table(console: Console, evaluation: Evaluation, title: str = "Test set
         )
     if evaluation.prediction_sets:
         print_line(console, f"{evaluation.unfamiliar:.2%} do not look like any of the ten classes")
-
-
-def multiply_adds(classifier: Classifier) -> int:
-    """Multiply-adds of one prediction, as PyTorch counts them: convolutions and matrix products."""
-    blank = torch.zeros(1, *classifier.shape, dtype=torch.uint8)
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        classifier.network(blank.to(classifier.device))
-    return int(counter.get_total_flops()) // 2
 
 
 def latency(classifier: Classifier, images: data.Images) -> float:

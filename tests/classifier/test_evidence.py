@@ -49,6 +49,21 @@ def test_the_cells_cover_the_image_but_for_its_margin(step: int) -> None:
         assert (image == 0).sum() == SQUARE**2
 
 
+def test_a_square_on_background_costs_nothing_and_says_nothing() -> None:
+    image = np.zeros_like(IMAGE)
+    image[0, 10:14, 10:14] = 200
+    seen: list[int] = []
+
+    def count(pixels: Pixels) -> Logits:
+        seen.append(len(pixels))
+        return np.repeat(pixels.mean(axis=(1, 2, 3))[:, None], len(CLASSES), axis=1).astype(np.float32)
+
+    found = occlusion(count, image, 0)
+    assert found is not None
+    assert sum(seen) == 1 + (found.maps[0] > 0).sum() == 1 + 4**2
+    assert found.maps.min() == 0
+
+
 def test_a_large_network_has_fewer_places_or_none() -> None:
     def blank(pixels: Pixels) -> Logits:
         return np.zeros((len(pixels), len(CLASSES)), np.float32)

@@ -8,7 +8,7 @@ from torch import nn
 
 from classifier.checkpoint import Checkpoint, CheckpointError, build, load, save
 from classifier.networks import ConvNet, Net, PhotoNet
-from classifier.weights import blank_network, check_costs, costs, costs_by_running
+from classifier.weights import blank_network, check_costs, costs, costs_by_running, costs_of
 from tests.classifier.test_checkpoint import SHIPPED
 from training.recipes import GPU_RECIPES, RECIPES, Recipe
 
@@ -47,3 +47,16 @@ def test_the_costs_of_the_shipped_network_are_those_in_the_documents() -> None:
     checkpoint = load(SHIPPED)
     multiply_adds, _ = costs(build(checkpoint))
     assert multiply_adds == 8_132_384
+
+
+def test_multiply_adds_and_parameters_of_the_tutorials_net() -> None:
+    multiply_adds, _ = costs_of(Net())
+    assert multiply_adds == 24 * 24 * 6 * 25 + 8 * 8 * 10 * 150 + 160 * 56 + 56 * 10 == 191_920
+    assert Checkpoint("Net", {}, {}).parameters == 11_252
+
+
+def test_multiply_adds_of_a_convnet() -> None:
+    middle, high = 3, 4
+    convolutions = 28**2 * 18 + 14**2 * 18 * middle + 7**2 * middle * high + 4**2 * high * high
+    assert costs_of(ConvNet((middle, high)))[0] == 9 * convolutions + 10 * high
+    assert costs_of(ConvNet((middle, high), tta_views=6))[0] == 6 * (9 * convolutions + 10 * high)

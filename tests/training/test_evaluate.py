@@ -6,12 +6,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from classifier.checkpoint import Checkpoint
 from classifier.classifier import Classifier
-from classifier.networks import CLASSES, ConvNet, Net
+from classifier.networks import CLASSES
 from training import evaluate
 from training.data import DEBIAN_DIR, TEST_FILES, Images
-from training.evaluate import latency, multiply_adds, print_table
+from training.evaluate import latency, print_table
 from training.metrics import evaluate as evaluate_images
 
 CPU = torch.device("cpu")
@@ -28,21 +27,6 @@ def test_latency_grows_with_the_batch(
     monkeypatch.setattr(evaluate, "LATENCY_SECONDS", 0.05)
     one, all_400 = latency(classifier, tiny_images[:1]), latency(classifier, tiny_images)
     assert 0 < one < all_400
-
-
-def test_multiply_adds_and_parameters_of_the_tutorials_net() -> None:
-    classifier = Classifier(Checkpoint("Net", {}, Net().state_dict()), CPU)
-    assert multiply_adds(classifier) == 24 * 24 * 6 * 25 + 8 * 8 * 10 * 150 + 160 * 56 + 56 * 10 == 191_920
-    assert classifier.checkpoint.parameters == 11_252
-
-
-def test_multiply_adds_of_a_convnet() -> None:
-    middle, high = 3, 4
-    classifier = Classifier(
-        Checkpoint("ConvNet", {"widths": (middle, high)}, ConvNet((middle, high)).state_dict()), CPU
-    )
-    convolutions = 28**2 * 18 + 14**2 * 18 * middle + 7**2 * middle * high + 4**2 * high * high
-    assert multiply_adds(classifier) == 9 * convolutions + 10 * high
 
 
 def test_the_table_has_every_class_and_the_total(classifier: Classifier, tiny_images: Images) -> None:
