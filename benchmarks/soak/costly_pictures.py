@@ -111,9 +111,7 @@ def measure(content: bytes) -> tuple[float, float]:
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
-        libc = ctypes.CDLL(None)
-        libc.malloc_trim(0)  # else memory that the search freed is used again, and not counted
-        libc.mallopt(M_MMAP_THRESHOLD, int(ENVIRONMENT["MALLOC_MMAP_THRESHOLD_"]))  # as in the decode process
+        ctypes.CDLL(None).malloc_trim(0)  # else memory that the search freed is used again, and not counted
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
         before, begin = status("VmRSS"), time.process_time()
         try:
@@ -172,6 +170,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10, help="for each format; default: 10")
     parser.add_argument("--save", type=Path, metavar="DIR", help="writes the costliest file of each format there")
     options = parser.parse_args()
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, int(ENVIRONMENT["MALLOC_MMAP_THRESHOLD_"]))  # as in the decode process
     worst: dict[str, object] = {}
     checks = {}
     for format in options.formats:

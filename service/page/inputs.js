@@ -61,21 +61,21 @@ async function openExample(button, open, refuse) {
 
 /** The picture as JPEG of at most 1,024 pixels a side, or null if this browser cannot decode it. */
 export async function converted(picture, reason) {
-  let image;
+  const image = new Image(); // it reads SVG as well, which createImageBitmap does not
+  image.src = picture.url;
   try {
-    image = await createImageBitmap(picture.blob);
+    await image.decode();
   } catch {
     return null;
   }
-  const scale = Math.min(1, LARGEST_SIDE / Math.max(image.width, image.height));
+  const scale = Math.min(1, LARGEST_SIDE / Math.max(image.naturalWidth, image.naturalHeight));
   const canvas = document.createElement("canvas");
-  canvas.width = Math.max(1, Math.round(image.width * scale));
-  canvas.height = Math.max(1, Math.round(image.height * scale));
+  canvas.width = Math.max(1, Math.round(image.naturalWidth * scale));
+  canvas.height = Math.max(1, Math.round(image.naturalHeight * scale));
   const context = canvas.getContext("2d");
   context.fillStyle = "white"; // behind transparent pixels, which JPEG does not have
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.drawImage(image, 0, 0, canvas.width, canvas.height);
-  image.close();
   const blob = await new Promise((done) => canvas.toBlob(done, "image/jpeg", QUALITY));
   const name = `${picture.name.replace(/\.\w+$/, "")}.jpg`;
   return blob && pictureOf(blob, name, {

@@ -4,7 +4,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urljoin
 
@@ -34,27 +34,34 @@ http {{
 """
 
 
+@contextmanager
+def proxied(port_behind: int, folder: Path) -> Iterator[httpx.Client]:
+    """A client of nginx in front of the service at this port."""
+    port = free_port()
+    (folder / "nginx.conf").write_text(CONFIG.format(folder=folder, port=port, service=port_behind))
+    process = subprocess.Popen(
+        ["nginx", "-p", str(folder), "-e", str(folder / "errors"), "-c", str(folder / "nginx.conf")]
+    )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_SECONDS) as client:
+            for _ in poll():
+                assert process.poll() is None, (folder / "errors").read_text()
+                with suppress(httpx.TransportError):
+                    client.get("/fashion/health/live")
+                    break
+            yield client
+    finally:
+        process.terminate()
+        process.wait()
+
+
 @pytest.fixture(scope="module")
 def proxy(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """A client of nginx; the service behind it expects the prefix /whole, or none."""
-    folder: Path = tmp_path_factory.mktemp("nginx")
-    port = free_port()
     with serving(load_settings(**settings.model_dump() | {"root_path": "/whole"})) as service:
-        (folder / "nginx.conf").write_text(CONFIG.format(folder=folder, port=port, service=service.base_url.port))
-        process = subprocess.Popen(
-            ["nginx", "-p", str(folder), "-e", str(folder / "errors"), "-c", str(folder / "nginx.conf")]
-        )
-        try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_SECONDS) as client:
-                for _ in poll():
-                    assert process.poll() is None, (folder / "errors").read_text()
-                    with suppress(httpx.TransportError):
-                        client.get("/fashion/health/live")
-                        break
-                yield client
-        finally:
-            process.terminate()
-            process.wait()
+        assert service.base_url.port
+        with proxied(service.base_url.port, tmp_path_factory.mktemp("nginx")) as client:
+            yield client
 
 
 @pytest.mark.parametrize("prefix", ["/fashion", "/whole"])
