@@ -1,13 +1,14 @@
 """Fixtures of the browser tests: Chromium, the real service with the shipped networks, and a watch on every page."""
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Request, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
 
 from tests.service.conftest import started
 
@@ -23,7 +24,11 @@ FLAGS = (
 VIOLATIONS = (
     "addEventListener('securitypolicyviolation', event => console.error('policy: ' + event.violatedDirective));"
 )
-REFUSED = "Failed to load resource"  # Chromium's own line for a status of 400 or more
+# Chromium's own lines for a status of 400 or more and for a lost connection; only these requests may be refused.
+REFUSED = re.compile(
+    r"Failed to load resource: (?:the server responded with a status of|net::ERR_INTERNET_DISCONNECTED)"
+)
+REFUSABLE = re.compile(r"/(?:predict|explain|model)$")
 
 Open = Callable[..., "Watched"]
 
@@ -86,7 +91,7 @@ def open_page(browser: Browser, service: str) -> Iterator[Open]:
         page = context.new_page()
         found = Watched(page, url)
         page.on("request", lambda request: found.requests.append(request))
-        page.on("console", lambda message: note(found, message.type, message.text))
+        page.on("console", lambda message: note(found, message))
         page.on("pageerror", lambda error: found.errors.append(str(error)))
         page.add_init_script(VIOLATIONS + script)
         page.goto(url)
@@ -103,6 +108,8 @@ def open_page(browser: Browser, service: str) -> Iterator[Open]:
         assert not found.errors
 
 
-def note(found: Watched, kind: str, text: str) -> None:
-    if kind in ("error", "warning") and not text.startswith(REFUSED):
-        found.errors.append(text)
+def note(found: Watched, message: ConsoleMessage) -> None:
+    if REFUSED.match(message.text) and REFUSABLE.search(message.location["url"]):
+        return
+    if message.type in ("error", "warning"):
+        found.errors.append(f"{message.text} {message.location['url']}")
