@@ -119,7 +119,7 @@ def test_java_gets_its_prediction(client: httpx.Client, tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["/", "/docs", "/metrics", "/health/live"])
 def test_curl_asks_for_the_head(client: httpx.Client, path: str) -> None:
     head = run("curl", "-sSI", f"{str(client.base_url).rstrip('/')}{path}")
-    assert head.startswith("HTTP/1.1 307" if path == "/" else "HTTP/1.1 200")
+    assert head.startswith("HTTP/1.1 200")
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
