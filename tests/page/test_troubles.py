@@ -18,7 +18,7 @@ NOISE = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
 
 
 def is_stale(found: Watched) -> bool:
-    return found.locator("#answer").get_attribute("data-stale") == "true"
+    return bool(found.locator("#answer").get_attribute("data-stale") == "true")
 
 
 def test_without_its_explanation_an_answer_stays_and_the_maps_of_the_picture_before_go(open_page: Open) -> None:
