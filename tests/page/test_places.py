@@ -1,6 +1,7 @@
 """Where the page stands: behind a prefix with a key, at another host name; links and snippets work from there."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -133,7 +134,7 @@ def test_plain_http_from_another_host_with_a_key_has_all_but_the_camera_and_the_
 def test_the_camera_stops_when_the_page_is_hidden(open_page: Open) -> None:
     found = open_page(permissions=["camera"])
     found.locator("#camera-open").click()
-    expect(found.locator("#camera")).to_have_attribute("data-answers", "1")
+    expect(found.locator("#camera")).to_have_attribute("data-answers", re.compile("[1-9]"))
     state = found.evaluate(
         """() => {
           const [track] = document.querySelector('#camera-video').srcObject.getTracks();

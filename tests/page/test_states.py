@@ -1,5 +1,6 @@
 """Accessibility in the states that few visitors see, and of the keyboard with everything open."""
 
+import re
 from typing import Any
 
 import pytest
@@ -66,7 +67,7 @@ def test_axe_finds_nothing_in_rare_states(open_page: Open, theme: str) -> None:
     open_everything(found)
     check("gallery, pinned, evidence")
     found.locator("#camera-open").click()
-    expect(found.locator("#camera")).to_have_attribute("data-answers", "1")
+    expect(found.locator("#camera")).to_have_attribute("data-answers", re.compile("[1-9]"))
     check("camera")
     found.locator("#camera-close").click()
     found.send(
