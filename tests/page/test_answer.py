@@ -1,7 +1,5 @@
 """The answer: bars, prediction set, a stranger, evidence, link, pinned answer, snippets, the card."""
 
-import base64
-import io
 import json
 import os
 import shutil
@@ -96,41 +94,6 @@ def test_each_bar_is_a_toggle_of_its_evidence_without_a_request(open_page: Open)
     assert found.locator("#bars [aria-pressed='true']").count() == 0
     assert len(set(pictures)) > 5
     assert len(found.requests) == before
-
-
-def test_the_lightness_of_the_evidence_tells_its_sign(open_page: Open) -> None:
-    found = open_page(viewport={"width": 1280, "height": 900})
-    blank = np.zeros((28, 28), np.uint8)
-    blank[:, 8:20] = 130
-    blank[0], blank[-1] = 0, 0
-    found.send({"name": "flat.png", "mimeType": "image/png", "buffer": encoded(Image.fromarray(blank))})
-    found.wait("flat.png")
-    evidence = last_answer(found)["evidence"]
-    assert isinstance(evidence, dict)
-    maps = np.frombuffer(base64.b64decode(evidence["data"]), np.uint8).reshape(
-        10, evidence["height"], evidence["width"]
-    )
-    chosen = int(np.abs(maps.astype(int) - 127).max(axis=(1, 2)).argmax())
-    plain = levels_of(found)
-    found.locator(f"#bars [data-class='{chosen}']").click()
-    shown = levels_of(found)
-    top, left, bottom, right = evidence["box"]
-    height, width = shown.shape
-    rows = ((np.arange(evidence["height"]) + 0.5) / evidence["height"] * (bottom - top) + top) * height
-    columns = ((np.arange(evidence["width"]) + 0.5) / evidence["width"] * (right - left) + left) * width
-    change = shown[np.ix_(rows.astype(int), columns.astype(int))].astype(float)
-    signs = maps[chosen].astype(float) - 127.5
-    strong = np.abs(signs) > 60
-    assert strong.any()
-    assert plain.shape == shown.shape
-    lightest, darkest = change[signs > 60], change[signs < -60]
-    neutral = change[np.abs(signs) < 4]
-    assert not lightest.size or lightest.mean() > neutral.mean()
-    assert not darkest.size or darkest.mean() < neutral.mean()
-
-
-def levels_of(found: Watched) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    return np.asarray(Image.open(io.BytesIO(found.locator("#seen").screenshot())).convert("L"))
 
 
 def test_a_link_opens_the_same_picture_with_the_same_bars(open_page: Open) -> None:

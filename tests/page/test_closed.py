@@ -80,12 +80,6 @@ def test_without_evidence_the_page_says_so(open_page: Open, tmp_path: Path) -> N
         assert "no evidence" in found.text("#legend").lower()
 
 
-def test_a_fragment_stays_off_the_service(open_page: Open, service: str) -> None:
-    found = open_page(f"{service}#p={'A' * 1046}")
-    found.wait("shared")
-    assert not any("#" in request.url or "AAAAAAAA" in request.url.partition("#")[0] for request in found.requests[1:])
-
-
 def test_the_page_is_switched_off_by_its_setting() -> None:
     with started(SERVICE_PAGE="false", SERVICE_PHOTO_MODEL="", SERVICE_ACCESS_LOG="false") as (_, client):
         for path in ("page/main.js", "model"):

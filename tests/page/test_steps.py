@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Route, expect
+from playwright.sync_api import expect
 
 from tests.page.conftest import Open, Watched
 from tests.page.test_answer import last_answer
@@ -179,35 +179,3 @@ def test_what_the_service_saw_are_the_editors_pixels(open_page: Open) -> None:
         seen.add(ours)
         assert found.text("#bench-answer")
     assert len(seen) == len(changes)
-
-
-def test_the_editor_has_one_request_under_way_and_the_last_change_wins(open_page: Open) -> None:
-    found = open_page(script=RECORD_BODIES)
-    found.choose("ankle-boot-0")
-    under_way, most = 0, 0
-
-    def slow(route: Route) -> None:
-        nonlocal under_way, most
-        under_way += 1
-        most = max(most, under_way)
-        found.page.wait_for_timeout(150)
-        route.continue_()
-
-    def ended(*_: object) -> None:
-        nonlocal under_way
-        under_way -= 1
-
-    found.page.on("requestfinished", lambda request: ended() if request.method == "POST" else None)
-    found.page.on("requestfailed", lambda request: ended() if request.method == "POST" else None)
-    found.page.route("**/predict", slow)
-    found.locator("#bench-turn").focus()
-    for _ in range(12):
-        found.keyboard.press("ArrowRight")
-    turned = found.locator("#bench-turn").input_value()
-    found.page.wait_for_timeout(600)
-    settle(found)
-    assert most == 1
-    assert len(found.posts("/predict")) < 12
-    assert found.locator("#bench-turn").input_value() == turned
-    ours, theirs = sent_pixels(found)
-    assert ours == theirs
