@@ -2,7 +2,6 @@
 
 import signal
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from training.data import Images, split
 from training.loop import Run, train
 from training.recipes import FAST, Recipe
 
-collect_ignore = [] if find_spec("playwright") else ["page"]  # tests in a browser need the extra `page`
 PERIODS = (2, 4, 6, 10, 14)  # pixels, of stripes; five periods, vertical and horizontal, make ten classes
 
 
