@@ -25,8 +25,10 @@ VIOLATIONS = (
     "addEventListener('securitypolicyviolation', event => console.error('policy: ' + event.violatedDirective));"
 )
 # Chromium's own lines for a status of 400 or more and for a lost connection; only these requests may be refused.
+# The service of a single test ends before its page, perhaps during a request.
 REFUSED = re.compile(
-    r"Failed to load resource: (?:the server responded with a status of|net::ERR_INTERNET_DISCONNECTED)"
+    r"Failed to load resource: "
+    r"(?:the server responded with a status of|net::ERR_(?:INTERNET_DISCONNECTED|CONNECTION_\w+|EMPTY_RESPONSE))"
 )
 REFUSABLE = re.compile(r"/(?:predict|explain|model)$")
 
