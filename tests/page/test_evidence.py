@@ -12,7 +12,7 @@ from playwright.sync_api import expect
 
 from tests.page.conftest import Open, Watched
 from tests.page.test_answer import last_answer
-from tests.page.test_ways_in import photo
+from tests.page.test_ways_in import ask
 
 pytestmark = pytest.mark.page
 MIN_DIFFERENCE = 40  # levels of grey between the lightest and the darkest evidence
@@ -35,11 +35,7 @@ def test_lightness_alone_tells_evidence_for_a_class_from_evidence_against_it(
     open_page: Open, picture: str, theme: str
 ) -> None:
     found = open_page(viewport={"width": 1280, "height": 900}, **THEMES[theme])
-    if picture == "photo":
-        found.send({"name": "shoe.jpg", "mimeType": "image/jpeg", "buffer": photo()})
-        found.wait("shoe.jpg")
-    else:
-        found.choose(picture)
+    ask(found, picture)
     explained: Any = last_answer(found)
     evidence = explained["evidence"]
     maps = np.frombuffer(base64.b64decode(evidence["data"]), np.uint8)

@@ -15,7 +15,7 @@ from classifier.checkpoint import load
 from tests.page.conftest import Open, Watched
 from tests.page.test_answer import NETWORKS, last_answer
 from tests.page.test_steps import STEPS
-from tests.page.test_ways_in import photo
+from tests.page.test_ways_in import ask
 from tests.service.conftest import started
 
 pytestmark = pytest.mark.page
@@ -92,11 +92,7 @@ def test_the_table_lists_the_pixels_and_weights_of_a_cell(
 @pytest.mark.parametrize("picture", ["coat-6", "photo"])
 def test_each_cell_has_its_value_and_outlines_what_it_sees(open_page: Open, picture: str) -> None:
     found = open_page(viewport={"width": 1280, "height": 900})
-    if picture == "photo":
-        found.send({"name": "shoe.jpg", "mimeType": "image/jpeg", "buffer": photo()})
-        found.wait("shoe.jpg")
-    else:
-        found.choose(picture)
+    ask(found, picture)
     explained: Any = last_answer(found)
     side = {"photo": 160}.get(picture, 28)
     for name, stage in zip(STEPS[1:4], explained["stages"], strict=True):

@@ -189,3 +189,12 @@ def photo() -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
+
+
+def ask(found: Watched, picture: str) -> None:
+    """Sends a picture, and waits for its explanation: the example of this name, or "photo"."""
+    if picture != "photo":
+        found.choose(picture)
+        return
+    found.send({"name": "shoe.jpg", "mimeType": "image/jpeg", "buffer": photo()})
+    found.wait("shoe.jpg")
