@@ -65,8 +65,9 @@ def set_loss(logits: Tensor, right: Tensor, none_weight: float = 0.3) -> Tensor:
     """The loss of each photo, float32 [N], in nats; `logits` is float32 [N,10], `right` bool [N,10].
 
     It is minus the logarithm of the summed probability of the right classes. With the most probable one alone, from the
-    start or in the last three epochs, nearly all photos of shoes became sneakers, or sandals. If none is right, it is the mean
-    of minus the logarithm of each probability, times `none_weight`: the lower, the more equal the probabilities.
+    start or in the last three epochs, nearly all photos of shoes became sneakers, or sandals. If none is right, the
+    loss is the mean of minus the logarithm of each probability, times `none_weight`: the lower, the more equal the
+    probabilities.
     """
     log_probabilities = logits.log_softmax(dim=1)
     none = ~right.any(dim=1)
