@@ -17,6 +17,7 @@ from training.command import TrainingError
 from training.data import Images
 from training.distributed import SINGLE_PROCESS, Processes
 from training.optimizer import make_optimizer, set_learning_rate
+from training.photos import Photos, with_pseudo_labels
 from training.progress import print_line, progress_bar
 from training.pruning import Pruning
 from training.recipes import Recipe
@@ -110,6 +111,8 @@ def train(run: Run) -> RunState:
     try:
         write_resume_file()
         for number in range(len(state.history) + 1, run.recipe.epochs + 1):
+            if isinstance(run.training, Photos) and number > run.recipe.epochs - run.recipe.pseudo_label_epochs:
+                step.training = with_pseudo_labels(run.training, average.module if average else run.network)
             epoch = plan_epoch(pruning, run.seed, number, run.dist.rank)
             with progress_bar(run.console, f"epoch {number}/{run.recipe.epochs}", len(epoch.order)) as update_bar:
                 training_loss = train_epoch(run, epoch, step, pruning, update_bar, average)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from classifier.picture import PictureError
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 CLASSES_FILE = "classes.json"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp")
 FOLDERS = {"".join(filter(str.isalnum, name.lower())): name for name in CLASSES} | {"tshirt": CLASSES[0]}
+PSEUDO_LABEL_BATCH = 50  # photos
 MIN_PHOTOS = 50  # to train, to calibrate and to test
 # A folder of coats that may also be pullovers would teach that every coat is one: of ten people's coats, all were
 # called Pullover. It is learned as Coat, and evaluated as either.
@@ -64,15 +65,32 @@ class Photos(Images):
 def set_loss(logits: Tensor, right: Tensor, none_weight: float = 0.3) -> Tensor:
     """The loss of each photo, float32 [N], in nats; `logits` is float32 [N,10], `right` bool [N,10].
 
-    It is minus the logarithm of the summed probability of the right classes. With the most probable one alone, from the
-    start or in the last three epochs, nearly all photos of shoes became sneakers, or sandals. If none is right, the
-    loss is the mean of minus the logarithm of each probability, times `none_weight`: the lower, the more equal the
-    probabilities.
+    It is minus the logarithm of the summed probability of the right classes. If none is right, the loss is the mean of
+    minus the logarithm of each probability, times `none_weight`: the lower, the more equal the probabilities.
     """
     log_probabilities = logits.log_softmax(dim=1)
     none = ~right.any(dim=1)
     some = -log_probabilities.masked_fill(~(right | none[:, None]), -torch.inf).logsumexp(dim=1)
     return torch.where(none, -none_weight * log_probabilities.mean(dim=1), some)
+
+
+@torch.no_grad()
+def with_pseudo_labels(photos: Photos, network: nn.Module) -> Photos:
+    """The photos, each with one class to learn: of several, the one that `network` finds most probable.
+
+    Pseudo-labels (Lee 2013, "Pseudo-Label"), for partial labels. Without them the network divides its confidence among
+    the classes, three of them for a shoe, and is too low. They are made once an epoch from the average of the weights:
+    with the most probable class of each step, nearly all photos of shoes became sneakers, or sandals.
+    """
+    assert photos.learned is not None
+    several = (photos.learned.sum(dim=1) > 1).nonzero().flatten()
+    network.eval()
+    learned = photos.learned.clone()
+    for chosen in torch.split(several, PSEUDO_LABEL_BATCH):
+        logits = network(photos.pixels[chosen])
+        most_probable = logits.masked_fill(~photos.learned[chosen], -torch.inf).argmax(dim=1)
+        learned[chosen] = functional.one_hot(most_probable, len(CLASSES)).bool()
+    return replace(photos, learned=learned)
 
 
 def load(folder: Path, shape: tuple[int, ...] = PHOTO_SHAPE) -> Photos:

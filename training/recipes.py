@@ -62,6 +62,7 @@ class Recipe:
     validation_photos: int = 300  # to fit the temperature and the thresholds; at most a tenth of all
     test_photos: int = 300  # that choose nothing; at most a tenth of all
     none_weight: float = 0.3  # of the loss of a photo of which no class is right
+    pseudo_label_epochs: int = 0  # the last epochs, in which a photo of several right classes teaches the most probable
     average_decay: float = 0.0  # of the exponential moving average of the weights, which is saved; 0 for none
 
     # Precision
@@ -140,6 +141,7 @@ PHOTOS = Recipe(
     shift_pixels=0,
     prune_ratio=0.0,
     fashion_images=16,
+    pseudo_label_epochs=3,
     average_decay=0.995,
     precision="float32",
 )

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,16 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from torch import Tensor
 
 from classifier.checkpoint import load
 from classifier.networks import CLASSES, PhotoNet
 from classifier.pixels import PHOTO_SHAPE
 from training import evaluate, photos, predict, run
-from training.data import DataError
+from training.data import DataError, Images
+from training.loop import Run, train
 from training.photos import Photos, set_loss
+from training.recipes import PHOTOS
 
 KINDS = {"t-shirt": ["T-shirt/top"], "longsleeve": ["Pullover", "Shirt"], "outwear": ["Coat", "Pullover"], "hat": []}
 EACH = 20  # photos of a folder
@@ -173,6 +177,40 @@ def test_predict_uses_the_network_for_the_picture(
     assert "The picture was padded, resized; photos-" in output
     assert predict.main(["shoe.png", "--checkpoint", str(trained)]) == 1
     assert "photos.pt is a network for photos; --checkpoint needs one for images" in capsys.readouterr().err
+
+
+def test_a_pseudo_label_is_the_most_probable_of_the_right_classes(folder: Path) -> None:
+    class Fixed(torch.nn.Module):
+        def forward(self, pixels: Tensor) -> Tensor:
+            return torch.arange(10.0).repeat(len(pixels), 1)  # Ankle boot is the most probable, Bag the second
+
+    found = photos.load(folder)
+    narrowed = photos.with_pseudo_labels(found, Fixed())
+
+    assert found.learned is not None
+    assert narrowed.learned is not None
+    single = found.learned.sum(dim=1) <= 1
+    assert narrowed.learned[single].equal(found.learned[single])
+    several = found.learned[~single]
+    assert len(several) == EACH
+    assert narrowed.learned[~single].int().argmax(dim=1).equal(9 - several.flip(1).int().argmax(dim=1))
+    assert (narrowed.learned[~single].sum(dim=1) == 1).all()
+    assert narrowed.marks.equal(found.marks)
+
+
+def test_the_last_epochs_learn_pseudo_labels(folder: Path) -> None:
+    fashion = Images(torch.zeros(100, 1, 28, 28, dtype=torch.uint8), torch.arange(100) % 10)
+
+    def weights_after(pseudo_label_epochs: int) -> Tensor:
+        recipe = replace(PHOTOS, epochs=1, batch_size=40, fashion_images=2, pseudo_label_epochs=pseudo_label_epochs)
+        training, validation, _ = photos.load_parts(folder, recipe, 0, fashion)
+        torch.manual_seed(0)
+        network = PhotoNet()
+        train(Run(recipe, network, training, validation))
+        return network.classifier.weight
+
+    assert weights_after(0).equal(weights_after(0))
+    assert not weights_after(1).equal(weights_after(0))
 
 
 def test_photos_are_images(folder: Path) -> None:
