@@ -75,9 +75,14 @@ def on_onnxruntime(network: nn.Module) -> Run:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads would keep their cores busy
-    model = photo_model(network) if isinstance(network, PhotoNet) else to_onnx(network)
+    if isinstance(network, PhotoNet):
+        model, weights = photo_model(network)
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(value) for value in weights.values()]
+        options.add_external_initializers(list(weights), values)
+    else:
+        model = to_onnx(network)
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    vars(session).pop("_model_bytes", None)  # kept for a change of providers: 13 MB of the photo network
+    vars(session).pop("_model_bytes", None)  # kept for a change of providers
 
     def run(pixels: Pixels) -> Logits:
         logits: Logits = session.run(["logits"], {"pixels": pixels})[0]

@@ -5,7 +5,6 @@ import time
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 
@@ -16,7 +15,6 @@ from classifier.pixels import PHOTO_SHAPE, PHOTO_SIDE
 from classifier.runtime import choose_runtime, on_pytorch
 
 CPU = torch.device("cpu")
-PROVIDERS = ["CPUExecutionProvider"]
 
 
 def random_photos(count: int, seed: int = 1) -> Pixels:
@@ -45,9 +43,9 @@ def network() -> PhotoNet:
 
 
 def by_onnxruntime(network: PhotoNet, photos: Pixels) -> Logits:
-    session = onnxruntime.InferenceSession(photo_model(network), providers=PROVIDERS)
-    logits: Logits = session.run(["logits"], {"pixels": photos})[0]
-    return logits
+    name, run = choose_runtime(network, CPU)
+    assert name == "onnxruntime"
+    return run(photos)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 5])
@@ -69,7 +67,12 @@ def test_different_photos_get_different_logits(network: PhotoNet) -> None:
 
 
 def test_the_model_passes_the_checks_of_onnx(network: PhotoNet) -> None:
-    model = onnx.load_from_string(photo_model(network))
+    content, weights = photo_model(network)
+    assert len(content) < 50_000
+    model = onnx.load_from_string(content)
+    for tensor in model.graph.initializer:
+        if tensor.name in weights:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(weights[tensor.name], tensor.name))
     onnx.checker.check_model(model, full_check=True)
     assert {node.op_type for node in model.graph.node} == {
         *("Cast", "Sub", "Div", "Conv", "Clip", "Add", "GlobalAveragePool", "Flatten", "Gemm")
@@ -84,10 +87,8 @@ def test_the_model_is_built_quickly(network: PhotoNet) -> None:
 
 
 def test_the_photo_network_runs_on_onnx_runtime(network: PhotoNet, caplog: pytest.LogCaptureFixture) -> None:
-    name, run = choose_runtime(network, CPU)
-    assert name == "onnxruntime"
+    assert choose_runtime(network, CPU)[0] == "onnxruntime"
     assert not caplog.records
-    np.testing.assert_allclose(run(random_photos(2)), by_onnxruntime(network, random_photos(2)), rtol=1e-5, atol=1e-5)
 
 
 def test_without_onnx_runtime_pytorch_runs_it(
