@@ -51,6 +51,17 @@ public class Client {
 """
 
 
+AXIOS = {  # by the data of the request; needs axios on NODE_PATH
+    "buffer": "fs.readFileSync(shoe)",
+    "stream": "fs.createReadStream(shoe)",
+    "form": "(form => (form.append('file', new Blob([fs.readFileSync(shoe)]), 'a.png'), form))(new FormData())",
+}
+AXIOS_PROGRAM = """
+const [url, shoe] = process.argv.slice(1), fs = require('fs'), axios = require('axios');
+axios.post(url + '/predict', %s).then(answer => console.log(JSON.stringify(answer.data)));
+"""
+
+
 def with_urllib(url: str) -> bytes:
     request = urllib.request.Request(f"{url}/predict", PICTURE)  # says application/x-www-form-urlencoded
     with urllib.request.urlopen(request, timeout=SECONDS) as answer:
@@ -102,6 +113,13 @@ def test_a_program_gets_its_prediction(client: httpx.Client, name: str) -> None:
     if not shutil.which(program):
         pytest.skip(f"{program} is not installed")
     check(client, run(program, *arguments))
+
+
+@pytest.mark.parametrize("name", AXIOS)
+def test_axios_gets_its_prediction(client: httpx.Client, name: str) -> None:
+    if not shutil.which("node") or subprocess.run(["node", "-e", "require('axios')"], capture_output=True).returncode:
+        pytest.skip("axios is not installed")
+    check(client, run("node", "-e", AXIOS_PROGRAM % AXIOS[name], str(client.base_url).rstrip("/"), str(SHOE)))
 
 
 @pytest.mark.parametrize("name", PYTHON)
