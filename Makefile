@@ -17,7 +17,7 @@ python = .venv/bin/python
 pip = $(python) -m pip --disable-pip-version-check
 index_answers = $(python) -c 'import urllib.request; urllib.request.urlopen("$(TORCH_CPU_INDEX)/torch/", timeout=5)'
 
-.PHONY: help setup serve train test soak lint requirements clean
+.PHONY: help setup serve train test cluster-test soak lint requirements clean
 
 help:
 	@echo 'make setup                                   .venv with all dependencies'
@@ -25,6 +25,7 @@ help:
 	@echo 'make train [RECIPE=…]                        trains a new models/model_scratch.pt'
 	@echo 'make train RECIPE=photos PHOTOS=DIR          trains a new models/photos.pt; WEIGHTS=FILE: from these ImageNet weights'
 	@echo 'make test                                    tests that need no root, no network, no Docker, no Prometheus, no browser'
+	@echo 'make cluster-test                            tests on Ray, HAProxy and torchrun, twelve minutes; needs root, Linux, haproxy'
 	@echo 'make soak                                    soak tests: load and faults, seven minutes; needs Linux and two cores'
 	@echo 'make lint                                    ruff and mypy'
 	@echo 'make requirements                            renews requirements/: versions and hashes for the images; needs uv'
@@ -44,7 +45,11 @@ $(TEACHER): | setup
 	mv $@.unfinished $@
 
 test: setup
-	$(python) -m pytest -m "not data and not container and not page and not prometheus"
+	$(python) -m pytest -m "not data and not cluster and not container and not page and not prometheus"
+
+cluster-test: setup
+	$(pip) install --editable '.[dev,cluster]'
+	$(python) -m pytest tests/cluster --durations=10
 
 soak: setup
 	@failed=; for name in $(SOAK); do echo "== $$name"; $(python) -m benchmarks.soak.$$name || failed="$$failed $$name"; done; \

@@ -82,6 +82,7 @@ RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # despite its name: limits the cluster to this machine, on 127.0.0.1
 }
+RAY_HAPROXY = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}  # as Ray's own guide advises
 CONTENDERS = (
     Contender("noop", "FastAPI upload endpoint that does nothing", uvicorn("noop"), predicts=False),
     ours("ours", "this service"),
@@ -90,13 +91,13 @@ CONTENDERS = (
     Contender("litserve", "LitServe, dynamic batching", script("lit"), "litserve"),
     Contender("bentoml", "BentoML, adaptive batching", bentoml, "bentoml", {"BENTOML_DO_NOT_TRACK": "True"}),
     Contender("ray", "Ray Serve, @serve.batch", script("rayserve"), "ray", RAY),
+    Contender("ray-haproxy", "the same behind HAProxy", script("rayserve"), "ray", RAY | RAY_HAPROXY),
     ours("one", "one worker on one core", scaling=True),
     ours("two", "two workers on two cores", cores=2, scaling=True),
     ours("shipped-one", "one worker, shipped checkpoint", shipped=True, scaling=True),
     ours("shipped-two", "two workers, shipped checkpoint", cores=2, shipped=True, scaling=True),
 )
 QUICK = ("noop", "ours", "shipped", "usual")
-
 
 def version(contender: Contender) -> str | None:
     """The version of the package that it needs; None if that is not installed."""

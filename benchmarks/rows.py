@@ -87,7 +87,8 @@ def load_rows(results: LoadResults) -> list[Row]:
         speed_row("requests/s over the usual FastAPI service", results, "ours", "usual", 4, 6),
         speed_row("requests/s over LitServe", results, "ours", "litserve", 6, 12),
         speed_row("requests/s over BentoML", results, "ours", "bentoml", 6, 12),
-        speed_row("requests/s over Ray Serve", results, "ours", "ray", 6, 12),
+        speed_row("requests/s over Ray Serve, default proxy", results, "ours", "ray", 6, 12),
+        speed_row("requests/s over Ray Serve, HAProxy", results, "ours", "ray-haproxy", 1, 3),
     ]
     rows += [
         Row(f"p99 / p50, {model}", tail_latency(results, name), 2.5, 1.5, at_least=False)

@@ -1,0 +1,96 @@
+"""Scorers of bulk pictures, actors of Ray Data: blocks of pictures in, blocks of predictions out."""
+
+import time
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from classifier.checkpoint import CheckpointError
+from classifier.classifier import Classifier
+from classifier.picture import PictureError
+from classifier.pixels import CLASSES, PHOTO_SHAPE, SHAPE, Pixels
+from classifier.preprocessing import prepare
+from classifier.uncertainty import COVERAGES
+
+PHOTO_BATCH = 1  # photos; on a CPU, a larger batch is slower for each
+REPORT_SECONDS = 1.0  # between two reports of progress
+SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),  # number of the picture in the input
+        ("path", pa.string()),
+        ("class", pa.string()),
+        ("index", pa.int8()),
+        ("confidence", pa.float64()),
+        ("probabilities", pa.struct([(name, pa.float64()) for name in CLASSES])),
+        ("prediction_set", pa.struct([(coverage, pa.list_(pa.string())) for coverage in COVERAGES])),
+        ("familiarity", pa.float64()),
+        ("familiar", pa.bool_()),
+        ("model", pa.string()),
+        ("error", pa.string()),  # one sentence; then all from `class` to `model` is null
+    ]
+)
+
+
+class Progress:
+    """An actor that counts the pictures that were scored. A picture that is scored again is counted again."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def add(self, count: int) -> None:
+        self._count += count
+
+    def count(self) -> int:
+        return self._count
+
+
+class Scorer:
+    """Predicts pictures as `POST /predict` does, with the same networks."""
+
+    def __init__(self, models: dict[str, str], batch_size: int, progress: Any) -> None:
+        """`models` gives for each checkpoint file its SHA-256; another file is refused. `progress` is the actor
+        Progress. Raises CheckpointError."""
+        classifiers = [Classifier.load(path, "cpu", sha256) for path, sha256 in models.items()]
+        self.classifiers = {classifier.shape: classifier for classifier in classifiers}
+        self.batch_sizes = {SHAPE: batch_size, PHOTO_SHAPE: PHOTO_BATCH}
+        self.progress = progress
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """A table of bulk_input.SCHEMA in, a table of SCHEMA with the same rows in the same order out."""
+        results: list[dict[str, Any]] = [
+            {"row": row, "path": path, "error": error}
+            for row, path, error in zip(*(block[name].to_pylist() for name in ("row", "path", "error")), strict=True)
+        ]
+        waiting: dict[tuple[int, ...], list[tuple[dict[str, Any], Pixels]]] = {shape: [] for shape in self.batch_sizes}
+        reported, last = 0, time.monotonic()
+        for number, (result, content) in enumerate(zip(results, block["picture"], strict=True), start=1):
+            if not result["error"]:
+                try:
+                    pixels = prepare(content.as_py(), photos=PHOTO_SHAPE in self.classifiers).pixels
+                except PictureError as error:
+                    result["error"] = str(error)
+                else:
+                    waiting[pixels.shape].append((result, pixels))
+                    if len(waiting[pixels.shape]) == self.batch_sizes[pixels.shape]:
+                        self._predict(waiting[pixels.shape])
+            if time.monotonic() - last > REPORT_SECONDS:
+                self.progress.add.remote(number - reported)
+                reported, last = number, time.monotonic()
+        for batch in waiting.values():
+            self._predict(batch)
+        self.progress.add.remote(len(results) - reported)
+        return pa.Table.from_pylist(results, SCHEMA)
+
+    def _predict(self, batch: list[tuple[dict[str, Any], Pixels]]) -> None:
+        """Adds the predictions to the results in `batch`, and empties it."""
+        if not batch:
+            return
+        classifier = self.classifiers[batch[0][1].shape]
+        logits = classifier.logits(np.stack([pixels for _, pixels in batch])).tolist()  # (N, 10)
+        for (result, _), row in zip(batch, logits, strict=True):
+            try:
+                result.update(classifier.prediction(row))
+            except CheckpointError as error:
+                result["error"] = str(error)
+        batch.clear()
