@@ -24,7 +24,7 @@ help:
 	@echo 'make serve [HOST=…] [PORT=…] [WORKERS=…]     serves models/model_scratch.pt over HTTP'
 	@echo 'make train [RECIPE=…]                        trains a new models/model_scratch.pt'
 	@echo 'make train RECIPE=photos PHOTOS=DIR          trains a new models/photos.pt; WEIGHTS=FILE: from these ImageNet weights'
-	@echo 'make test                                    tests that need no root, no network, no Docker, no Prometheus, no browser'
+	@echo 'make test                                    tests that need no root, no network, no Docker, no Prometheus, no HAProxy, no browser'
 	@echo 'make soak                                    soak tests: load and faults, seven minutes; needs Linux and two cores'
 	@echo 'make lint                                    ruff and mypy'
 	@echo 'make requirements                            renews requirements/: versions and hashes for the images; needs uv'
@@ -44,7 +44,7 @@ $(TEACHER): | setup
 	mv $@.unfinished $@
 
 test: setup
-	$(python) -m pytest -m "not data and not container and not page and not prometheus"
+	$(python) -m pytest -m "not data and not container and not page and not prometheus and not cluster"
 
 soak: setup
 	@failed=; for name in $(SOAK); do echo "== $$name"; $(python) -m benchmarks.soak.$$name || failed="$$failed $$name"; done; \
