@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +185,7 @@ def test_nothing_fails_while_replicas_and_checkpoints_change(cluster: Cluster) -
         cluster.deploy(1, SERVICE_MAX_FILES="63")
         cluster.deploy(2, SERVICE_MAX_FILES="63")
         replacement = cluster.model.with_name("new.pt")
-        save(load("models/model_scratch.pt"), replacement)
+        save(replace(load("models/model_scratch.pt"), metrics={}), replacement)
         replacement.replace(cluster.model)
         wait_for(lambda: len(load_.models) > 1, 30)
         broken = cluster.model.with_name("broken.pt")

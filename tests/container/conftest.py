@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,23 +9,25 @@ from pathlib import Path
 
 import pytest
 
+from tests.service.conftest import free_port
+
 ROOT = Path(__file__).parents[2]
 OWNER = 1234  # owner of models/ in the copy: neither root nor the image's user
 
 
 @dataclass(frozen=True)
 class Project:
-    """A copy of the checkout with its own Compose project name and port."""
+    """A copy of the checkout with its own Compose project name and ports."""
 
     folder: Path
     name: str
     port: int
+    balancer_port: int
 
     def compose(self, *arguments: str) -> str:
         """Runs `docker compose`; gives its standard output. A failing command fails the test."""
-        return run(
-            "docker", "compose", *arguments, folder=self.folder, COMPOSE_PROJECT_NAME=self.name, PORT=str(self.port)
-        )
+        ports = {"PORT": str(self.port), "BALANCER_PORT": str(self.balancer_port)}
+        return run("docker", "compose", *arguments, folder=self.folder, COMPOSE_PROJECT_NAME=self.name, **ports)
 
     def run_in_service(self, *command: str) -> str:
         """Runs `command` in the service's container; gives its standard output."""
@@ -59,10 +60,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
             shutil.copy(ROOT / name, folder / name)
     if os.geteuid() == 0:
         os.chown(folder / "models", OWNER, OWNER)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    project = Project(folder, f"fashion-mnist-test-{port}", port)
+    port = free_port()
+    project = Project(folder, f"fashion-mnist-test-{port}", port, free_port())
     yield project
     project.compose("--profile", "*", "down", "--rmi", "local", "--remove-orphans")
 

@@ -131,7 +131,7 @@ def client(settings: Settings) -> Iterator[httpx.Client]:
         yield client
 
 
-def encoded(picture: Image.Image, format: str = "PNG") -> bytes:
+def encoded(picture: Image.Image, format: str = "PNG", **options: int) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, format)
+    picture.save(buffer, format, **options)
     return buffer.getvalue()
