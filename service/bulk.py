@@ -14,6 +14,8 @@ import sys
 import threading
 import time
 import warnings
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,8 +33,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
-from classifier.checkpoint import CheckpointError
-from classifier.classifier import Classifier
 from classifier.pixels import PHOTO_SHAPE, SHAPE
 from service.bulk_input import (
     MAX_BLOCK_BYTES,
@@ -44,13 +44,13 @@ from service.bulk_input import (
     list_pictures,
     locate,
 )
-from service.bulk_output import BulkError, complete, describe, prepare_output, rows_folder, summarise
-from service.scorer import Progress, Scorer
+from service.bulk_output import BulkError, Progress, complete, describe, prepare_output, rows_folder, summarise
+from service.scorer import Scorer
 
 CHECKPOINT, PHOTO_CHECKPOINT = Path("models/model_scratch.pt"), Path("models/photos.pt")
 START_SECONDS = 120.0  # for which the scorers may start and load the networks
 STALL_SECONDS = 60.0  # without progress after that, and the run ends
-OBJECT_STORE_BYTES = 512 * 2**20  # 512 MiB for blocks between the operators
+OBJECT_STORE_BYTES = 256 * 2**20  # 256 MiB for blocks between the operators
 OTHER_CPUS = 4  # for the tasks that filter, split and write, beside one reader for each scorer
 INTERRUPTED = 130
 
@@ -73,8 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         print(json.dumps(score(options)))
-    except (BulkError, InputError, CheckpointError) as error:
-        print(error.with_path() if isinstance(error, CheckpointError) else error, file=sys.stderr)
+    except (BulkError, InputError) as error:
+        print(error, file=sys.stderr)
         return 1
     except OSError as error:
         print(f"{error.filename or 'INPUT or OUTPUT'} cannot be used: {error.strerror or first_line(error)}.",
@@ -95,11 +95,12 @@ def positive(text: str) -> int:
 def score(options: argparse.Namespace) -> dict[str, Any]:
     """Scores all pictures; returns the content of the last line.
 
-    Raises BulkError, InputError, CheckpointError, OSError.
+    Raises BulkError, InputError, OSError.
     """
     begin = time.monotonic()
     console = Console(markup=False, highlight=False, stderr=True)
-    models = load_models(options.checkpoint, options.photo_checkpoint)
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # torch takes 0.3 GB, here it would stay
+        models = pool.submit(load_models, options.checkpoint, options.photo_checkpoint).result()
     listing = list_pictures(options.input)
     filesystem, output = locate(options.output)
     output = output.rstrip("/")
@@ -112,14 +113,20 @@ def score(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def load_models(checkpoint: Path, photos: Path | None) -> dict[str, str]:
-    """The SHA-256 of each network by the absolute path of its file. Raises CheckpointError."""
+    """The SHA-256 of each network by the absolute path of its file. Raises BulkError."""
+    from classifier.checkpoint import CheckpointError
+    from classifier.classifier import Classifier
+
     paths = {SHAPE: checkpoint}
     if photos or PHOTO_CHECKPOINT.exists():
         paths[PHOTO_SHAPE] = photos or PHOTO_CHECKPOINT
     models = {}
     for shape, path in paths.items():
-        classifier = Classifier.load(path, "cpu")
-        classifier.check_shape(shape, path.name, "--checkpoint" if shape == SHAPE else "--photo-checkpoint")
+        try:
+            classifier = Classifier.load(path, "cpu")
+            classifier.check_shape(shape, path.name, "--checkpoint" if shape == SHAPE else "--photo-checkpoint")
+        except CheckpointError as error:
+            raise BulkError(error.with_path()) from None
         models[str(path.absolute())] = classifier.checkpoint.sha256
     return models
 

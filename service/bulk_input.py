@@ -18,7 +18,7 @@ from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 MAX_BYTES = 10 * 2**20  # 10 MiB of an encoded picture, the service's limit
-MAX_BLOCK_BYTES = 16 * 2**20  # 16 MiB of pictures that are read, and sent to a scorer, at once
+MAX_BLOCK_BYTES = 8 * 2**20  # 8 MiB of pictures that are read, and sent to a scorer, at once
 MAX_BLOCK_ROWS = 5_000  # pictures; a kill costs at most those of one block for each scorer
 SCHEMA = pa.schema(
     [

@@ -81,3 +81,16 @@ def summarise(listing: Listing, filesystem: FileSystem, output: str, console: Co
     if rows != listing.rows:
         raise BulkError(f"{output} has {rows:,} rows for {listing.rows:,} pictures; files there were changed.")
     return {"rows": rows, "errors": failed, "classes": dict(classes)}
+
+
+class Progress:
+    """An actor that counts the pictures that were scored. A picture that is scored again is counted again."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def add(self, count: int) -> None:
+        self._count += count
+
+    def count(self) -> int:
+        return self._count

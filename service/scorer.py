@@ -6,8 +6,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from classifier.checkpoint import CheckpointError
-from classifier.classifier import Classifier
 from classifier.picture import PictureError
 from classifier.pixels import CLASSES, PHOTO_SHAPE, SHAPE, Pixels
 from classifier.preprocessing import prepare
@@ -32,25 +30,14 @@ SCHEMA = pa.schema(
 )
 
 
-class Progress:
-    """An actor that counts the pictures that were scored. A picture that is scored again is counted again."""
-
-    def __init__(self) -> None:
-        self._count = 0
-
-    def add(self, count: int) -> None:
-        self._count += count
-
-    def count(self) -> int:
-        return self._count
-
-
 class Scorer:
-    """Predicts pictures as `POST /predict` does, with the same networks."""
+    """Predicts pictures as `POST /predict` does, with the same networks. Only its process imports torch."""
 
     def __init__(self, models: dict[str, str], batch_size: int, progress: Any) -> None:
         """`models` gives for each checkpoint file its SHA-256; another file is refused. `progress` is the actor
         Progress. Raises CheckpointError."""
+        from classifier.classifier import Classifier
+
         classifiers = [Classifier.load(path, "cpu", sha256) for path, sha256 in models.items()]
         self.classifiers = {classifier.shape: classifier for classifier in classifiers}
         self.batch_sizes = {SHAPE: batch_size, PHOTO_SHAPE: PHOTO_BATCH}
@@ -84,6 +71,8 @@ class Scorer:
 
     def _predict(self, batch: list[tuple[dict[str, Any], Pixels]]) -> None:
         """Adds the predictions to the results in `batch`, and empties it."""
+        from classifier.checkpoint import CheckpointError
+
         if not batch:
             return
         classifier = self.classifiers[batch[0][1].shape]

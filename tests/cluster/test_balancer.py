@@ -59,6 +59,7 @@ def replicas(started: list[Replica]) -> list[Replica]:
     return started
 
 
+@pytest.mark.long
 def test_no_request_fails_while_replicas_die_hang_and_change(
     replicas: list[Replica], model: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:

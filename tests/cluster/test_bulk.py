@@ -137,6 +137,7 @@ def test_object_storage_holds_input_and_output(
 
 
 @pytest.mark.data
+@pytest.mark.long
 def test_all_images_get_the_classes_of_evaluate(tmp_path: Path) -> None:
     pixels = np.concatenate([images.array() for images in data.load()])
     parquet.write_table(pa.table({"image": [png(image[0]) for image in pixels]}), tmp_path / "images.parquet")

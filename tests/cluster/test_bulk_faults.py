@@ -20,7 +20,7 @@ from benchmarks.processes import process_tree
 from service import bulk, bulk_output
 from tests.cluster.conftest import command, read, record_of, run_bulk
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(600)]
 
 
 KILLS = 6

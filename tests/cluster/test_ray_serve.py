@@ -27,6 +27,7 @@ ray = pytest.importorskip("ray")
 
 pytestmark = [
     pytest.mark.cluster,
+    pytest.mark.long,
     pytest.mark.timeout(300),
     pytest.mark.skipif(not shutil.which("haproxy"), reason="there is no haproxy"),
 ]
