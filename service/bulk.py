@@ -99,9 +99,9 @@ def score(options: argparse.Namespace) -> dict[str, Any]:
     """
     begin = time.monotonic()
     console = Console(markup=False, highlight=False, stderr=True)
+    listing = list_pictures(options.input)
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # torch takes 0.3 GB, here it would stay
         models = pool.submit(load_models, options.checkpoint, options.photo_checkpoint).result()
-    listing = list_pictures(options.input)
     filesystem, output = locate(options.output)
     output = output.rstrip("/")
     run = describe(listing, models, options.batch_size)

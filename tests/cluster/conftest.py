@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,22 @@ def run_bulk(*arguments: object, cores: str = "", **environment: str) -> dict[st
     return result
 
 
-def refusal(*arguments: object) -> str:
-    """The sentence of a run that is refused; nothing else may be printed."""
-    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=300)
-    assert (done.returncode, done.stdout) == (1, "")
-    [sentence] = done.stderr.splitlines()
-    return sentence
+Refusal = Callable[..., str]
+
+
+@pytest.fixture
+def refusal(capsys: pytest.CaptureFixture[str]) -> Refusal:
+    """The sentence of a run that is refused before Ray starts; nothing else may be printed."""
+    from service import bulk
+
+    def run(*arguments: object) -> str:
+        assert bulk.main([str(argument) for argument in arguments]) == 1
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        [sentence] = printed.err.splitlines()
+        return sentence
+
+    return run
 
 
 def read(output: Path) -> list[dict[str, Any]]:
@@ -73,10 +84,16 @@ def table(pictures: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="session")
-def undisturbed(table: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def output(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a run on `table` that nothing disturbed."""
     output = tmp_path_factory.mktemp("output") / "predictions"
     run_bulk(table, output)
     assert not output.with_name("predictions.resume").exists()
+    return output
+
+
+@pytest.fixture(scope="session")
+def undisturbed(output: Path) -> list[dict[str, Any]]:
     return read(output)
 
 

@@ -17,7 +17,7 @@ from pyarrow import dataset, parquet
 from classifier.classifier import Classifier
 from classifier.preprocessing import prepare
 from service import bulk_input, bulk_output
-from tests.cluster.conftest import MODEL, PHOTOS, ROWS, png, read, record_of, refusal, run_bulk
+from tests.cluster.conftest import MODEL, PHOTOS, ROWS, Refusal, png, read, record_of, run_bulk
 from training import data
 from training.metrics import all_logits
 
@@ -73,13 +73,12 @@ def test_every_row_is_scored_once(undisturbed: list[dict[str, Any]]) -> None:
     assert all(row["class"] and not row["error"] for row in undisturbed)
 
 
-def test_files_have_at_most_the_rows_that_a_kill_may_cost(table: Path, tmp_path: Path) -> None:
-    run_bulk(table, tmp_path / "output")
-    counts = [parquet.read_metadata(path).num_rows for path in (tmp_path / "output").glob("*.parquet")]
+def test_files_have_at_most_the_rows_that_a_kill_may_cost(output: Path) -> None:
+    counts = [parquet.read_metadata(path).num_rows for path in output.glob("*.parquet")]
     assert max(counts) <= bulk_input.MAX_BLOCK_ROWS
 
 
-def test_another_run_is_refused(table: Path, tmp_path: Path, pictures: list[bytes]) -> None:
+def test_another_run_is_refused(table: Path, tmp_path: Path, pictures: list[bytes], refusal: Refusal) -> None:
     output, record = tmp_path / "output", tmp_path / "output.resume"
     record.mkdir()
     (record / bulk_output.RUN_FILE).write_text(json.dumps(record_of(table)))
@@ -96,7 +95,7 @@ def test_another_run_is_refused(table: Path, tmp_path: Path, pictures: list[byte
     assert "there is no" in refusal(table, output, "--resume")
 
 
-def test_a_wrong_input_is_one_sentence(tmp_path: Path) -> None:
+def test_a_wrong_input_is_one_sentence(tmp_path: Path, refusal: Refusal) -> None:
     (tmp_path / "empty").mkdir()
     assert refusal(tmp_path / "empty", tmp_path / "output").endswith("empty holds no pictures.")
     assert refusal(tmp_path / "none", tmp_path / "output").endswith("none does not exist.")
