@@ -102,7 +102,9 @@ def train(run: Run) -> RunState:
 
     start = time.perf_counter()
     step = Step(run.recipe, run.dist.data_parallel(run.network), run.training, optimizer, pruning.losses)
-    if run.dist.count == 1 and step.capture():
+    if run.dist.count > 1:
+        step.settle()
+    elif step.capture():
         validate(run.recipe, run.network, run.validation)
         state.warmup_seconds = time.perf_counter() - start
         print_line(run.console, f"Warm-up: {state.warmup_seconds:.1f} s.")
