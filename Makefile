@@ -44,7 +44,7 @@ $(TEACHER): | setup
 	mv $@.unfinished $@
 
 test: setup
-	$(python) -m pytest -m "not data and not container and not page and not prometheus"
+	$(python) -m pytest -m "not data and not container and not page and not prometheus and not cluster"
 
 soak: setup
 	@failed=; for name in $(SOAK); do echo "== $$name"; $(python) -m benchmarks.soak.$$name || failed="$$failed $$name"; done; \
