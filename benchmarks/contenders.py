@@ -99,6 +99,7 @@ CONTENDERS = (
 )
 QUICK = ("noop", "ours", "shipped", "usual")
 
+
 def version(contender: Contender) -> str | None:
     """The version of the package that it needs; None if that is not installed."""
     with suppress(metadata.PackageNotFoundError):

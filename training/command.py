@@ -115,18 +115,11 @@ def execute(command: Callable[[], dict[str, Any] | None]) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         result = command()
-    except (CheckpointError, DataError, DeviceError, TrainingError) as error:
-        message = error.with_path() if isinstance(error, CheckpointError) else str(error)
-        print(printable(f"error: {message}"), file=sys.stderr)
-        return 1
     except Exception as error:
-        if not is_out_of_memory(error):
+        message = sentence(error)
+        if not message:
             raise
-        print(
-            "error: there is not enough memory: end other programs, choose another --device, or train with a smaller "
-            "--batch-size.",
-            file=sys.stderr,
-        )
+        print(printable(f"error: {message}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
@@ -138,7 +131,21 @@ def execute(command: Callable[[], dict[str, Any] | None]) -> int:
     return int(exit_code)
 
 
-def is_out_of_memory(error: Exception) -> bool:
+def sentence(error: BaseException) -> str:
+    """The sentence about an error that a run can meet, "" for one that is a fault of the program."""
+    if isinstance(error, CheckpointError):
+        return error.with_path()
+    if isinstance(error, DataError | DeviceError | TrainingError):
+        return str(error)
+    if is_out_of_memory(error):
+        return (
+            "there is not enough memory: end other programs, choose another --device, or train with a smaller "
+            "--batch-size."
+        )
+    return ""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether the memory of the computer or of the GPU was full."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or any(phrase in text for phrase in OUT_OF_MEMORY)

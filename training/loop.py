@@ -40,7 +40,7 @@ class Run:
     console: Console = field(default_factory=lambda: Console(quiet=True))
     dist: Processes = SINGLE_PROCESS
     resume_file: ResumeFile | None = None
-    resume: bool = False  # continue from the resume file
+    saved: dict[str, Any] | None = None  # continue from this state, of a resume file
 
 
 @dataclass
@@ -80,7 +80,7 @@ def train(run: Run) -> RunState:
     """Trains `run.network` in place; returns the history and the weights to save. Ctrl-C ends training early.
 
     The resume file is written after every epoch; on a GPU, where an epoch can be shorter than a write, less often.
-    Raises TrainingError if the loss is not finite, CheckpointError if the resume file cannot be read or written.
+    Raises TrainingError if the loss is not finite, CheckpointError if the resume file cannot be written.
     """
     optimizer = make_optimizer(run.recipe, run.network)
     pruning = Pruning(run.recipe, len(run.training), run.training.labels.device)
@@ -89,11 +89,10 @@ def train(run: Run) -> RunState:
     if average:
         parts["average"] = average
     state = RunState()
-    if run.resume_file and run.resume:
-        saved = run.resume_file.read()
+    if run.saved:
         for name, part in parts.items():
-            part.load_state_dict(saved[name])
-        state = RunState(**saved["run_state"])
+            part.load_state_dict(run.saved[name])
+        state = RunState(**run.saved["run_state"])
 
     def write_resume_file() -> None:
         always = not run.training.pixels.is_cuda or len(state.history) == run.recipe.epochs
@@ -103,7 +102,9 @@ def train(run: Run) -> RunState:
 
     start = time.perf_counter()
     step = Step(run.recipe, run.dist.data_parallel(run.network), run.training, optimizer, pruning.losses)
-    if run.dist.count == 1 and step.capture():
+    if run.dist.count > 1:
+        step.settle()
+    elif step.capture():
         validate(run.recipe, run.network, run.validation)
         state.warmup_seconds = time.perf_counter() - start
         print_line(run.console, f"Warm-up: {state.warmup_seconds:.1f} s.")

@@ -12,9 +12,12 @@ from training.resume import ResumeFile
 
 
 def announce_replacement(
-    output: Path, recipe: Recipe, seed: int, resume: bool, resume_file: ResumeFile, console: Console
+    output: Path, recipe: Recipe, seed: int, resume_file: ResumeFile, has_ended: bool, console: Console
 ) -> None:
-    """Says which network stands at --output. Raises TrainingError if --resume would extend a finished run."""
+    """Says which network stands at --output. Raises TrainingError if --resume would extend a finished run.
+
+    `has_ended`: --resume is given and there is no resume file, so a run that wrote `output` has ended.
+    """
     try:
         checkpoint = load(output)
     except CheckpointError as error:
@@ -25,7 +28,7 @@ def announce_replacement(
         f"{output} holds {describe(checkpoint)}. This run replaces it at its end, but not if interrupted.",
     )
     same_run = (checkpoint.recipe, checkpoint.training.get("seed")) == (recipe.name, seed)
-    if resume and same_run and not resume_file.exists():
+    if has_ended and same_run:
         raise TrainingError(
             f"there is no {resume_file.path} to resume: {output} is a run of this recipe and seed that has "
             "ended, and such a run cannot be extended; train anew without --resume, or name another --output."

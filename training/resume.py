@@ -9,6 +9,7 @@ import torch
 
 from classifier import torch_file
 from training.command import TrainingError
+from training.distributed import Processes
 from training.recipes import Recipe
 
 VERSION = 2  # of the file's content; another version cannot be resumed
@@ -23,12 +24,16 @@ class ResumeFile:
 
     def __init__(self, output: Path, recipe: Recipe, seed: int, processes: int) -> None:
         self.path = output.with_name(f"{output.name}.resume")
-        self._run: dict[str, Any] = {"version": VERSION, "torch": str(torch.__version__), "recipe": recipe.name}
-        self._run |= {"seed": seed, "processes": processes, **vars(recipe)}
+        self.run: dict[str, Any] = {"version": VERSION, "torch": str(torch.__version__), "recipe": recipe.name}
+        self.run |= {"seed": seed, "processes": processes, **vars(recipe)}
         self._next_write = 0.0  # on the clock of time.perf_counter
 
-    def exists(self) -> bool:
-        return self.path.is_file()
+    def find(self, dist: Processes) -> int | None:
+        """The rank of the first process that has the file, None if none has: each machine can have a disk of its own.
+
+        Usually the main process has it, which wrote it; after a restart it can be another machine's.
+        """
+        return next((rank for rank, exists in enumerate(dist.gather(self.path.is_file())) if exists), None)
 
     def is_due(self) -> bool:
         """Whether another write keeps the time spent on writing below MAX_TIME_FRACTION."""
@@ -37,7 +42,7 @@ class ResumeFile:
     def write(self, state: dict[str, Any]) -> None:
         """Writes `state`, all that changes during a run. Raises CheckpointError; the previous file is then intact."""
         start = time.perf_counter()
-        torch_file.write({"run": self._run, "state": state}, self.path)
+        torch_file.write({"run": self.run, "state": state}, self.path)
         end = time.perf_counter()
         self._next_write = end + (end - start) / MAX_TIME_FRACTION
 
@@ -50,13 +55,19 @@ class ResumeFile:
             raise TrainingError(
                 f"{self.path.name} is not a resume file of a training run; to start anew, delete it or omit --resume."
             )
-        for name, value in self._run.items():
+        for name, value in self.run.items():
             if run.get(name) != value:
                 raise TrainingError(
                     f"{self.path.name} was written by a run with {name} {run.get(name)}, and this one has {value}; "
                     "repeat that run's arguments, or, to start anew, delete it or omit --resume."
                 )
         return state
+
+    def read_for_all(self, rank: int, dist: Processes) -> dict[str, Any]:
+        """The state that was written last, which the process of that rank reads. Raises as `read` does, in all."""
+        with dist.all_or_none():
+            state = self.read() if dist.rank == rank else {}
+        return dist.broadcast(state, rank)
 
     def remove(self) -> None:
         """Deletes the file and the temporary files that killed runs left beside it."""

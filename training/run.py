@@ -47,13 +47,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 def prepare(options: argparse.Namespace) -> dict[str, Any] | None:
     """Checks device and output, then trains in all processes. The result is that of the main process, else None."""
-    device = find_device(options.device)
-    recipe = customise(find_recipe(options.recipe, device.type), options)
-    check_writable("--output", options.output)
-    if options.report:
-        check_writable("--report", options.report / "report.html")
-    with connected_processes(device) as dist:
-        return run_training(options, recipe, device, dist)
+    with connected_processes() as dist:
+        with dist.all_or_none():
+            device = find_device(options.device)
+            recipe = customise(find_recipe(options.recipe, device.type), options)
+            if dist.is_main:
+                check_writable("--output", options.output)
+                if options.report:
+                    check_writable("--report", options.report / "report.html")
+        resume_file = ResumeFile(options.output, recipe, options.seed, dist.count)
+        dist.check_same({"device": device.type} | resume_file.run)
+        return run_training(options, recipe, device, dist.on(device), resume_file)
 
 
 def customise(recipe: Recipe, options: argparse.Namespace) -> Recipe:
@@ -70,25 +74,62 @@ def customise(recipe: Recipe, options: argparse.Namespace) -> Recipe:
 
 
 def run_training(
-    options: argparse.Namespace, recipe: Recipe, device: torch.device, dist: Processes
+    options: argparse.Namespace, recipe: Recipe, device: torch.device, dist: Processes, resume_file: ResumeFile
 ) -> dict[str, Any] | None:
     """Trains, evaluates and saves; returns the last line's content in the main process, else None."""
     console = Console(emoji=False, quiet=not dist.is_main)
-    resume_file = ResumeFile(options.output, recipe, options.seed, dist.count)
-    if options.output.exists():
-        announce_replacement(options.output, recipe, options.seed, options.resume, resume_file, console)
-    teacher = load_teacher(options.teacher, device.type, options.seed) if options.teacher else None
-    with dist.main_first():
+    resume = dist.broadcast(options.resume)
+    holder = resume_file.find(dist) if resume else None
+    with dist.all_or_none():
+        if dist.is_main and options.output.exists():
+            has_ended = resume and holder is None
+            announce_replacement(options.output, recipe, options.seed, resume_file, has_ended, console)
+        teacher = load_teacher(options.teacher, device.type, options.seed) if options.teacher else None
+    saved = None
+    if holder is not None:
+        print_line(console, f"Resuming from {resume_file.path}{f' of process {holder}' if holder else ''}.")
+        saved = resume_file.read_for_all(holder, dist)
+    elif resume:
+        print_line(console, f"No {resume_file.path}: starting anew.")
+    with dist.one_per_machine_first():
         images, test_images = data.load(options.data_dir)
-    training, validation = data.split(images.to(device), recipe.validation_images, options.seed)
-    if options.photos:
-        training, validation, test_images = photos.load_parts(options.photos, recipe, options.seed, training)
+    with dist.all_or_none():
+        training, validation = data.split(images.to(device), recipe.validation_images, options.seed)
+        if options.photos:
+            training, validation, test_images = photos.load_parts(options.photos, recipe, options.seed, training)
+        run = make_run(options, recipe, training, validation, teacher, console, dist, resume_file)
+        run = replace(run, saved=saved)
+    found = {"photos": training.digest if isinstance(training, photos.Photos) else ""}
+    dist.check_same(found | {"teacher": teacher.checkpoint.sha256 if teacher else ""})
+
+    state = train(run)
+    if state.interrupted:  # in the main process; the others have ended, or end when it does
+        with interrupts_ignored():
+            return finish(run, state, test_images, options)
+    with interrupts_ignored(), dist.all_or_none():
+        result = finish(run, state, test_images, options) if dist.is_main else None
+    if dist.rank in (0, holder):
+        resume_file.remove()
+    return result
+
+
+def make_run(
+    options: argparse.Namespace,
+    recipe: Recipe,
+    training: data.Images,
+    validation: data.Images,
+    teacher: Classifier | None,
+    console: Console,
+    dist: Processes,
+    resume_file: ResumeFile,
+) -> Run:
+    """The run: makes the network, with its initial weights, and the teacher's logits. Raises TrainingError."""
     if recipe.batch_size < 2 * dist.count:
         raise TrainingError(
             f"--batch-size {recipe.batch_size} is too small for {dist.count} process{'es' if dist.count > 1 else ''}: "
             f"at least {2 * dist.count} images."
         )
-
+    device = training.pixels.device
     torch.manual_seed(options.seed)
     network = make_network(recipe, training, options.weights).to(device)
     parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -108,21 +149,7 @@ def run_training(
         from training import report  # matplotlib takes a second to import
 
         report.write_samples(options.report, training)
-
-    resume = options.resume and resume_file.exists()
-    if options.resume:
-        print_line(
-            console, f"Resuming from {resume_file.path}." if resume else f"No {resume_file.path}: starting anew."
-        )
-    run = Run(recipe, network, training, validation, options.seed, console, dist, resume_file, resume)
-    state = train(run)
-    if not dist.is_main:
-        return None
-    with interrupts_ignored():
-        result = finish(run, state, test_images, options)
-    if not state.interrupted:
-        resume_file.remove()
-    return result
+    return Run(recipe, network, training, validation, options.seed, console, dist, resume_file)
 
 
 def halved(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -57,6 +57,18 @@ class Step:
         self.losses[chosen] = losses.detach()
         return loss.detach()
 
+    def settle(self) -> None:
+        """Makes DistributedDataParallel choose the order of the gradients now, in which later steps send them.
+
+        It chooses in the second forward pass after the start. The sum of three or more gradients is rounded by their
+        place in that order, so a resumed run would end with other weights. The network stays as it is.
+        """
+        before = deepcopy(self.network.state_dict())
+        self.network.train()
+        self._losses(torch.arange(2, device=self.device)).sum().backward()  # type: ignore[no-untyped-call]
+        self.optimizer.zero_grad()
+        self.network.load_state_dict(before)
+
     def _losses(self, chosen: Tensor) -> Tensor:
         """The loss of each chosen image, float32 [N]; each photo has a share of that of the painted images."""
         if not isinstance(self.training, Photos):

@@ -32,7 +32,7 @@ def test_a_single_process_waits_for_no_other() -> None:
     values = torch.tensor([1.0, 2.0])
     SINGLE_PROCESS.merge(torch.zeros(2), values)
     assert values.tolist() == [1.0, 2.0]
-    with SINGLE_PROCESS.main_first():
+    with SINGLE_PROCESS.one_per_machine_first():
         pass
 
 

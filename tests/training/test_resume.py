@@ -51,7 +51,8 @@ def train_on(
     network = ARCHITECTURES[recipe.architecture](**recipe.arguments)
     training, validation = split(images, recipe.validation_images, SEED)
     console = Console(file=stream or io.StringIO())
-    return train(Run(recipe, network, training, validation, SEED, console, resume_file=file, resume=resume))
+    saved = file.read() if resume else None
+    return train(Run(recipe, network, training, validation, SEED, console, resume_file=file, saved=saved))
 
 
 def same(first: dict[str, torch.Tensor] | None, second: dict[str, torch.Tensor] | None) -> bool:
