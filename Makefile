@@ -49,7 +49,7 @@ test: setup
 
 cluster-test: setup
 	$(pip) install --editable '.[dev,cluster]'
-	$(python) -m pytest tests/cluster --durations=10
+	$(python) -m pytest tests/cluster tests/training/test_processes.py --durations=10
 
 soak: setup
 	@failed=; for name in $(SOAK); do echo "== $$name"; $(python) -m benchmarks.soak.$$name || failed="$$failed $$name"; done; \

@@ -100,8 +100,7 @@ CONTENDERS = (
 QUICK = ("noop", "ours", "shipped", "usual")
 
 
-def version(contender: Contender) -> str | None:
-    """The version of the package that it needs; None if that is not installed."""
+def version(contender: Contender) -> str | None:  # of the package that it needs; None if that is not installed
     with suppress(metadata.PackageNotFoundError):
         return metadata.version(contender.package)
     return None

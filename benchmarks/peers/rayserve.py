@@ -1,8 +1,8 @@
 """Ray Serve with @serve.batch: `python -m benchmarks.peers.rayserve PORT`.
 
 It listens on the loopback address, except that Ray binds a gRPC port of the replica to all addresses. All of Ray's
-processes end with this one. RAY_SERVE_ENABLE_HA_PROXY=1 in the environment puts HAProxy in the place of Ray's own proxy;
-HAProxy's statistics then listen on all addresses.
+processes end with this one. With RAY_SERVE_ENABLE_HA_PROXY=1, HAProxy takes the place of Ray's own proxy, and its
+statistics listen on all addresses.
 """
 
 import signal

@@ -15,6 +15,8 @@ from training.data import DEBIAN_DIR
 from training.recipes import TUTORIAL
 from training.resume import ResumeFile
 
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
+
 EPOCHS = 3
 
 
