@@ -57,6 +57,7 @@ def test_a_folder_gives_what_predict_gives(tmp_path: Path, pictures: list[bytes]
         assert rows[name]["error"].endswith(".")
 
 
+@pytest.mark.long
 def test_a_glob_names_files_and_hugging_face_has_structs(tmp_path: Path, pictures: list[bytes]) -> None:
     for name in ("a.png", "b.png", "c.gif"):
         (tmp_path / name).write_bytes(pictures[0])
