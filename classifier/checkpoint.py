@@ -95,7 +95,7 @@ def build(checkpoint: Checkpoint) -> nn.Module:
         network = ARCHITECTURES[checkpoint.architecture](**checkpoint.arguments)
     if any(name not in checkpoint.state_dict for name, _ in network.named_buffers()):  # as in some of timm's networks
         network = ARCHITECTURES[checkpoint.architecture](**checkpoint.arguments)
-    # The shipped checkpoint has 1,729 of them. An Intel Xeon took five times as long with them; an AMD EPYC does not.
+    # The shipped checkpoint has 1,729 denormal weights. They make an Intel Xeon, not an AMD EPYC, five times slower.
     # ONNX Runtime's session option set_denormal_as_zero acts only in the thread that creates the session.
     weights = {}
     for name, like in network.state_dict().items():

@@ -44,10 +44,20 @@ from service.bulk_input import (
     list_pictures,
     locate,
 )
-from service.bulk_output import BulkError, Progress, complete, describe, prepare_output, rows_folder, summarise
+from service.bulk_output import (
+    BulkError,
+    Progress,
+    complete,
+    describe,
+    prepare_output,
+    rows_done,
+    rows_folder,
+    summarise,
+)
 from service.scorer import Scorer
+from service.settings import Settings
 
-CHECKPOINT, PHOTO_CHECKPOINT = Path("models/model_scratch.pt"), Path("models/photos.pt")
+CHECKPOINT, PHOTO_CHECKPOINT = (Settings.model_fields[name].default for name in ("model", "photo_model"))
 START_SECONDS = 120.0  # for which the scorers may start and load the networks
 STALL_SECONDS = 60.0  # without progress after that, and the run ends
 OBJECT_STORE_BYTES = 256 * 2**20  # 256 MiB for blocks between the operators
@@ -135,6 +145,11 @@ def execute(
     listing: Listing, filesystem: FileSystem, output: str, models: dict[str, str], batch_size: int, console: Console
 ) -> None:
     """Runs Ray Data until all pictures are scored. Raises BulkError."""
+    done = rows_done(filesystem, output)
+    listing, total = listing.without(done), listing.rows
+    if not listing.parts:
+        complete(filesystem, output)
+        return
     scorers = start_ray()
     context = DataContext.get_current()
     context.enable_progress_bars = False
@@ -159,13 +174,13 @@ def execute(
     def write() -> None:
         try:
             predictions.write_parquet(output, filesystem=filesystem, concurrency=2)
-        except Exception as error:  # a boundary: the main thread says it
+        except Exception as error:  # a boundary: the main thread reports it
             failures.append(error)
 
     thread = threading.Thread(target=write, daemon=True)
     thread.start()
     try:
-        watch(thread, progress, listing.rows, console)
+        watch(thread, progress, len(done), total, console)
     finally:
         ray.shutdown()
     if failures:
@@ -177,7 +192,8 @@ def execute(
 def start_ray() -> int:
     """Starts Ray on this machine, or connects to the cluster of RAY_ADDRESS; returns the number of scorers.
 
-    There are logical CPUs for all operators at once, so none waits for one that waits for it. Raises BulkError.
+    There are logical CPUs for all operators at once. So no operator waits for the CPU of another (a deadlock). Raises
+    BulkError.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is sent anywhere
     os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
@@ -202,19 +218,20 @@ def start_ray() -> int:
     return cores
 
 
-def watch(thread: threading.Thread, progress: Any, total: int, console: Console) -> None:
-    """Shows the progress until the thread ends. Raises BulkError if there is none."""
+def watch(thread: threading.Thread, progress: Any, before: int, total: int, console: Console) -> None:
+    """Shows the progress, after `before` pictures of earlier runs, until the thread ends. Raises BulkError if there is
+    none."""
     columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    done, last = 0, time.monotonic()
+    done, last = before, time.monotonic()
     with ProgressBar(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=total)
+        task = bar.add_task("", total=total, completed=before)
         while thread.is_alive():
             thread.join(1)
-            count = ray.get(progress.count.remote())
+            count = before + ray.get(progress.count.remote())
             if count > done:
                 done, last = count, time.monotonic()
                 bar.update(task, completed=done)
-            elif (seconds := time.monotonic() - last) > (STALL_SECONDS if done else START_SECONDS):
+            elif (seconds := time.monotonic() - last) > (STALL_SECONDS if done > before else START_SECONDS):
                 raise BulkError(
                     f"No picture was scored for {seconds:.0f} s, after {done:,} of {total:,}; look at the load and the "
                     "free memory of the machine, then continue with --resume."

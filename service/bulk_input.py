@@ -5,19 +5,23 @@ Every picture has a number, its row: files in the order of their paths, rows of 
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from fsspec.implementations.arrow import ArrowFSWrapper
+from numpy.typing import NDArray
 from pyarrow import parquet
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSystem
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-MAX_BYTES = 10 * 2**20  # 10 MiB of an encoded picture, the service's limit
+from service.settings import Settings
+
+MAX_BYTES: int = Settings.model_fields["max_upload_bytes"].default  # of an encoded picture
 MAX_BLOCK_BYTES = 8 * 2**20  # 8 MiB of pictures that are read, and sent to a scorer, at once
 MAX_BLOCK_ROWS = 5_000  # pictures; a kill costs at most those of one block for each scorer
 SCHEMA = pa.schema(
@@ -106,11 +110,20 @@ class Listing:
 
     filesystem: FileSystem
     parts: Sequence[Files | RowGroup]
-    digest: str  # SHA-256 of the paths, sizes and times of the files: another one is another input
+    digest: str  # SHA-256 of the paths, sizes and times of the files: with another digest, it is another input
 
     @property
     def rows(self) -> int:
         return sum(part.rows for part in self.parts)
+
+    def without(self, done: NDArray[np.int64]) -> "Listing":
+        """The parts of which a row is missing in `done`, row numbers in ascending order."""
+
+        def is_missing(part: Files | RowGroup) -> bool:
+            first, end = np.searchsorted(done, (part.first_row, part.first_row + part.rows))
+            return bool(end - first < part.rows)
+
+        return replace(self, parts=list(filter(is_missing, self.parts)))
 
 
 class Pictures(Datasource):  # type: ignore[misc]  # Ray has no types
@@ -141,7 +154,7 @@ def list_pictures(address: str) -> Listing:
     files ends with .parquet, only such are read.
     """
     filesystem, path = locate(address)
-    files = [file for file in find(filesystem, path) if not is_hidden(file.path, path)]
+    files = find(filesystem, path)
     tables = [file for file in files if file.path.endswith(".parquet")]
     files = sorted(tables or files, key=lambda file: file.path)
     digest = hashlib.sha256("\n".join(f"{file.path}\t{file.size}\t{file.mtime_ns}" for file in files).encode())
@@ -165,20 +178,21 @@ def locate(address: str) -> tuple[FileSystem, str]:
 def find(filesystem: FileSystem, path: str) -> list[FileInfo]:
     """The files at a path, below it if it is a folder, or that match it if it is a glob. Raises InputError."""
     [found] = filesystem.get_file_info([path])
+    if found.type == FileType.File:
+        return [found]
     if found.type == FileType.Directory:
-        found = filesystem.get_file_info(FileSelector(path, recursive=True))
-    elif found.type == FileType.File:
-        found = [found]
+        files = filesystem.get_file_info(FileSelector(path, recursive=True))
+        files = [file for file in files if not is_hidden(PurePosixPath(file.path).relative_to(path))]
     elif any(character in path for character in "*?["):
-        found = filesystem.get_file_info(ArrowFSWrapper(filesystem).glob(path))
+        files = filesystem.get_file_info(ArrowFSWrapper(filesystem).glob(path))
+        files = [file for file in files if not is_hidden(PurePosixPath(file.base_name))]
     else:
         raise InputError(f"{path} does not exist.")
-    return [file for file in found if file.type == FileType.File]
+    return [file for file in files if file.type == FileType.File]
 
 
-def is_hidden(path: str, root: str) -> bool:
-    """Whether the path below `root` has a part that begins with a dot or an underscore."""
-    return any(part.startswith((".", "_")) for part in PurePosixPath(path.removeprefix(root)).parts)
+def is_hidden(path: PurePosixPath) -> bool:
+    return any(part.startswith((".", "_")) for part in path.parts)
 
 
 def chunks(files: list[FileInfo]) -> Iterator[Files]:
@@ -218,8 +232,7 @@ def picture_column(schema: pa.Schema, path: str) -> str:
         if name in found:
             return name
     if len(found) != 1:
-        raise InputError(f"{path} has {len(found)} binary columns, {', '.join(schema.names)}; name the one of pictures "
-                         "image.")  # fmt: skip
+        raise InputError(f"{path} has {len(found)} binary columns; give the column of pictures the name image.")
     return str(found[0])
 
 

@@ -4,8 +4,12 @@ import json
 from collections import Counter
 from typing import Any
 
-from pyarrow import dataset
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import dataset, parquet
 from pyarrow.fs import FileSelector, FileSystem, FileType
+from ray.data.checkpoint.checkpoint_writer import PENDING_CHECKPOINT_SUFFIX
 from rich.console import Console
 
 from service.bulk_input import Listing
@@ -59,6 +63,14 @@ def rows_folder(output: str) -> str:
     return f"{output}.resume/{ROWS_FOLDER}"
 
 
+def rows_done(filesystem: FileSystem, output: str) -> NDArray[np.int64]:
+    """The numbers of the rows whose files are committed, in ascending order."""
+    files = filesystem.get_file_info(FileSelector(rows_folder(output), allow_not_found=True))
+    committed = [file.path for file in files if not file.path.endswith(f"{PENDING_CHECKPOINT_SUFFIX}.parquet")]
+    tables = [parquet.read_table(path, columns=["row"], filesystem=filesystem) for path in committed]
+    return np.sort(pa.concat_tables(tables)["row"].to_numpy()) if tables else np.empty(0, np.int64)
+
+
 def complete(filesystem: FileSystem, output: str) -> None:
     """Marks OUTPUT as complete, and deletes OUTPUT.resume."""
     with filesystem.open_output_stream(f"{output}/{COMPLETE}"):
@@ -67,7 +79,7 @@ def complete(filesystem: FileSystem, output: str) -> None:
 
 
 def summarise(listing: Listing, filesystem: FileSystem, output: str, console: Console) -> dict[str, Any]:
-    """Prints the pictures of each class and error in OUTPUT; returns their numbers. Raises BulkError if rows lack."""
+    """Prints and returns how many pictures in OUTPUT have each class and error. Raises BulkError if rows are missing."""
     classes: Counter[str | None] = Counter()
     errors: Counter[str | None] = Counter()
     for batch in dataset.dataset(output, filesystem=filesystem).to_batches(columns=["class", "error"]):

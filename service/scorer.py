@@ -11,7 +11,6 @@ from classifier.pixels import CLASSES, PHOTO_SHAPE, SHAPE, Pixels
 from classifier.preprocessing import prepare
 from classifier.uncertainty import COVERAGES
 
-PHOTO_BATCH = 1  # photos; on a CPU, a larger batch is slower for each
 REPORT_SECONDS = 1.0  # between two reports of progress
 SCHEMA = pa.schema(
     [
@@ -37,6 +36,7 @@ class Scorer:
         """`models` gives for each checkpoint file its SHA-256; another file is refused. `progress` is the actor
         Progress. Raises CheckpointError."""
         from classifier.classifier import Classifier
+        from service.model_store import PHOTO_BATCH
 
         classifiers = [Classifier.load(path, "cpu", sha256) for path, sha256 in models.items()]
         self.classifiers = {classifier.shape: classifier for classifier in classifiers}

@@ -25,7 +25,7 @@ T = TypeVar("T")
 # To connect, and between two steps, in which the main process validates and writes. A process that ends is noticed at
 # once; this is for a machine without power or network.
 TIMEOUT = timedelta(minutes=2)
-PATIENCE = timedelta(minutes=30)  # for the work of one process before and after training, such as a download
+WORK_TIMEOUT = timedelta(minutes=30)  # for the work of one process before and after training, such as a download
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Processes:
     rank: int = 0
     count: int = 1
     local_rank: int = 0  # among the processes of this machine
-    objects: distributed.ProcessGroup | None = None  # connects them for Python objects, with PATIENCE
+    objects: distributed.ProcessGroup | None = None  # connects them for Python objects, with WORK_TIMEOUT
     tensors: distributed.ProcessGroup | None = None  # connects them for tensors on the training device; None: over gloo
 
     @property
@@ -145,7 +145,7 @@ def connected_processes() -> Iterator[Processes]:
     try:
         store, rank, count = meet(TIMEOUT)
         distributed.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=TIMEOUT)
-        objects = new_group("gloo", PATIENCE)
+        objects = new_group("gloo", WORK_TIMEOUT)
     except RuntimeError as error:
         if not is_connection_lost(error):
             raise

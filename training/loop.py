@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -113,7 +113,8 @@ def train(run: Run) -> RunState:
         write_resume_file()
         for number in range(len(state.history) + 1, run.recipe.epochs + 1):
             if isinstance(run.training, Photos) and number > run.recipe.epochs - run.recipe.pseudo_label_epochs:
-                step.training = with_pseudo_labels(run.training, average.module if average else run.network)
+                labelled = with_pseudo_labels(run.training, average.module if average else run.network)
+                step.training = replace(labelled, learned=run.dist.broadcast(labelled.learned))
             epoch = plan_epoch(pruning, run.seed, number, run.dist.rank)
             with progress_bar(run.console, f"epoch {number}/{run.recipe.epochs}", len(epoch.order)) as update_bar:
                 training_loss = train_epoch(run, epoch, step, pruning, update_bar, average)

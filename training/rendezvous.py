@@ -24,8 +24,8 @@ def meet(timeout: timedelta) -> tuple[Store, int, int]:
 def agree_on_token(store: Store, rank: int, count: int, timeout: timedelta) -> str:
     """A random text that the main process has drawn, the same in all processes. Raises RuntimeError after `timeout`.
 
-    Another process may read the token of an earlier main process. It uses a token only after a main process that lives
-    has sent its own token back.
+    A process may read the token of an earlier main process, which was killed. So it uses a token only after a main
+    process that runs has sent the process's own token back.
     """
     token = secrets.token_hex(8)
     if rank == 0:

@@ -58,10 +58,10 @@ class Step:
         return loss.detach()
 
     def settle(self) -> None:
-        """Makes DistributedDataParallel choose the order of the gradients now, in which later steps send them.
+        """Makes DistributedDataParallel fix the order in which it sends gradients, before the first step.
 
-        It chooses in the second forward pass after the start. The sum of three or more gradients is rounded by their
-        place in that order, so a resumed run would end with other weights. The network stays as it is.
+        Otherwise it does so in the second forward pass. The rounding of a sum of three or more gradients depends on
+        that order, so a resumed run would end with other weights. The network does not change.
         """
         before = deepcopy(self.network.state_dict())
         self.network.train()

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 MODEL, PHOTOS = Path("models/model_scratch.pt"), Path("models/photos.pt")
-ROWS = 12_000  # three blocks
+ROWS = 30_000  # six blocks or more
 
 
 def png(pixels: np.ndarray) -> bytes:

@@ -1,4 +1,4 @@
-"""Bulk scoring on Ray Data: answers as /predict gives, each once, whatever is killed. Needs the extra `cluster`."""
+"""Bulk scoring on Ray Data: every picture is predicted once, as by /predict. Needs the extra `cluster`."""
 
 import json
 import shutil
@@ -59,9 +59,12 @@ def test_a_folder_gives_what_predict_gives(tmp_path: Path, pictures: list[bytes]
 
 @pytest.mark.long
 def test_a_glob_names_files_and_hugging_face_has_structs(tmp_path: Path, pictures: list[bytes]) -> None:
-    for name in ("a.png", "b.png", "c.gif"):
-        (tmp_path / name).write_bytes(pictures[0])
-    assert run_bulk(tmp_path / "*.png", tmp_path / "found")["rows"] == 2
+    folder = tmp_path / ".cache"  # a hidden folder that is named is read
+    folder.mkdir()
+    for name in ("a.png", "b.png", ".c.png", "d.gif"):
+        (folder / name).write_bytes(pictures[0])
+    assert run_bulk(folder / "*.png", tmp_path / "found")["rows"] == 2
+    assert bulk_input.list_pictures(str(folder)).rows == 3
     structs = [{"bytes": picture, "path": None} for picture in pictures[:3]]
     parquet.write_table(pa.table({"label": [1, 2, 3], "picture": [*structs[:2], None]}), tmp_path / "hugging.parquet")
     result = run_bulk(tmp_path / "hugging.parquet", tmp_path / "structs", "--batch-size", 1)

@@ -1,12 +1,12 @@
-"""Bulk scoring: nothing is lost, doubled or stuck, whatever is killed. Needs the extra `cluster`."""
+"""Bulk scoring after kills: no row is lost or doubled, and no run hangs. Needs the extra `cluster`."""
 
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,19 @@ from typing import Any
 import pytest
 
 pytest.importorskip("ray.data")
+import pyarrow as pa
 from pyarrow import parquet
 
 from benchmarks.processes import process_tree
 from service import bulk, bulk_output
 from tests.cluster.conftest import command, read, record_of, run_bulk
+from tests.service.conftest import poll
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(600)]
 
 
 KILLS = 6
+KILL_SECONDS = 120.0  # within which a run that is to be killed has committed a file
 
 
 def start(table: Path, output: Path, *flags: str) -> subprocess.Popen[bytes]:
@@ -32,31 +35,58 @@ def start(table: Path, output: Path, *flags: str) -> subprocess.Popen[bytes]:
     )
 
 
-def wait_for(condition: Any, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+def committed(record: Path) -> list[Path]:
+    """The files with the numbers of the rows that are in OUTPUT."""
+    return [path for path in record.glob(f"{bulk_output.ROWS_FOLDER}/*.parquet") if ".pending" not in path.name]
+
+
+def run_and_kill(table: Path, output: Path, seconds: float, after_file: bool) -> bool:
+    """Starts or resumes a run, and kills it after `seconds`, or when it has committed one more file; False if it ended
+    before."""
+    record = output.with_name(f"{output.name}.resume")
+    before = len(committed(record))
+    process = start(table, output, *(["--resume"] if record.exists() else []))
+    with suppress(subprocess.TimeoutExpired):
+        if after_file:
+            for _ in poll(KILL_SECONDS):
+                if process.poll() is not None or len(committed(record)) > before:
+                    break
+        else:
+            process.wait(seconds)
+    killed = process.poll() is None
+    process.kill()
+    process.wait()
+    return killed
 
 
 def test_a_killed_driver_loses_and_doubles_no_row(
     table: Path, tmp_path: Path, undisturbed: list[dict[str, Any]]
 ) -> None:
     output, record = tmp_path / "output", tmp_path / "output.resume"
-    generator = random.Random(0)
-    for kill in range(KILLS):
-        process = start(table, output, *(["--resume"] if kill else []))
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(generator.uniform(0, 16))
-        process.kill()
-        process.wait()
-        if output.exists() and (output / bulk_output.COMPLETE).exists():
-            break
-    if committed := [path for path in record.glob("rows/*.parquet") if ".pending" not in path.name]:
-        committed[0].rename(committed[0].with_name(f"{committed[0].stem}.pending.parquet"))  # between file and commit
+    generator, kills = random.Random(0), 0
+    while kills < KILLS:  # the last one with a committed file
+        if run_and_kill(table, output, generator.uniform(0, 8), after_file=bool(kills % 2)):
+            kills += 1
+        else:
+            shutil.rmtree(output)
+    first = committed(record)[0]
+    first.rename(first.with_name(f"{first.stem}.pending.parquet"))  # as if killed between file and commit
     run_bulk(table, output, "--resume")
     assert read(output) == undisturbed
     assert not record.exists()
+
+
+def test_a_driver_that_is_killed_after_the_last_row_has_only_to_end(
+    table: Path, tmp_path: Path, output: Path, undisturbed: list[dict[str, Any]]
+) -> None:
+    copy, record = tmp_path / "copy", tmp_path / "copy.resume"
+    shutil.copytree(output, copy, ignore=shutil.ignore_patterns(bulk_output.COMPLETE))
+    (record / bulk_output.ROWS_FOLDER).mkdir(parents=True)
+    parquet.write_table(pa.table({"row": range(len(undisturbed))}), record / bulk_output.ROWS_FOLDER / "done.parquet")
+    (record / bulk_output.RUN_FILE).write_text(json.dumps(record_of(table)))
+    run_bulk(table, copy, "--resume")
+    assert read(copy) == undisturbed
+    assert (copy / bulk_output.COMPLETE).exists()
 
 
 def test_a_killed_scorer_is_replaced(table: Path, tmp_path: Path, undisturbed: list[dict[str, Any]]) -> None:
@@ -64,7 +94,9 @@ def test_a_killed_scorer_is_replaced(table: Path, tmp_path: Path, undisturbed: l
     process = start(table, output)
     killed: set[int] = set()
     for _ in range(2):
-        wait_for(lambda: scorers(process, killed) or process.poll() is not None)
+        for _ in poll(KILL_SECONDS):
+            if scorers(process, killed) or process.poll() is not None:
+                break
         for number in scorers(process, killed)[:1]:
             os.kill(number, signal.SIGKILL)
             killed.add(number)

@@ -1,24 +1,17 @@
 """Starts the two processes of a data-parallel run as torchrun does, each as if on a machine of its own."""
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.service.conftest import free_port
 from tests.training.test_run import ONE_THREAD, ROOT
 
 Run = tuple[subprocess.Popen[str], subprocess.Popen[str]]
 SECONDS = 60.0  # for a process to end after another one has
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-    return port
 
 
 @contextmanager

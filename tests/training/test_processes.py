@@ -1,4 +1,4 @@
-"""Two processes without a shared disk: all go on, or each ends with one sentence, whatever one of them finds."""
+"""Two processes without a shared disk: all go on, or each ends with one sentence."""
 
 import signal
 from dataclasses import replace
