@@ -79,7 +79,7 @@ def complete(filesystem: FileSystem, output: str) -> None:
 
 
 def summarise(listing: Listing, filesystem: FileSystem, output: str, console: Console) -> dict[str, Any]:
-    """Prints and returns how many pictures in OUTPUT have each class and error. Raises BulkError if rows are missing."""
+    """Prints and returns how many pictures of each class and error OUTPUT has. Raises BulkError if rows are missing."""
     classes: Counter[str | None] = Counter()
     errors: Counter[str | None] = Counter()
     for batch in dataset.dataset(output, filesystem=filesystem).to_batches(columns=["class", "error"]):
