@@ -30,14 +30,17 @@ COPY --chmod=755 docker/install-torch docker/install-requirements /usr/local/bin
 FROM installer AS service-packages
 # The newest version whose CPU build passed the container tests.
 ARG TORCH_VERSION=2.13.0
-# Headers, tests and static libraries are removed in the layer that adds them.
+# Headers, tests, static libraries, and OpenVINO's libraries for other devices and file formats, are removed in the layer that
+# adds them.
 RUN --mount=type=cache,target=/root/.cache/pip \
     install-torch "torch==${TORCH_VERSION}" \
     && cd /opt/venv/lib/python3*/site-packages/torch \
     && rm -rf include test share/cmake lib/*.a lib/*test*.so bin/*test* bin/*Test bin/protoc*
 COPY requirements requirements
 RUN --mount=type=cache,target=/root/.cache/pip \
-    install-requirements service
+    install-requirements service \
+    && cd /opt/venv/lib/python3*/site-packages/openvino \
+    && rm -rf include cmake libs/cache.json libs/*intel_gpu* libs/*intel_npu* libs/*_frontend*
 
 
 FROM installer AS train

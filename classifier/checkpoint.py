@@ -96,7 +96,6 @@ def build(checkpoint: Checkpoint) -> nn.Module:
     if any(name not in checkpoint.state_dict for name, _ in network.named_buffers()):  # as in some of timm's networks
         network = ARCHITECTURES[checkpoint.architecture](**checkpoint.arguments)
     # The shipped checkpoint has 1,729 denormal weights. They make an Intel Xeon, not an AMD EPYC, five times slower.
-    # ONNX Runtime's session option set_denormal_as_zero acts only in the thread that creates the session.
     weights = {}
     for name, like in network.state_dict().items():
         found = checkpoint.state_dict[name]

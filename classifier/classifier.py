@@ -11,7 +11,7 @@ import torch
 from classifier.checkpoint import Checkpoint, CheckpointError, build, load
 from classifier.networks import CLASSES, Logits, Pixels, shape_of
 from classifier.pixels import SHAPE
-from classifier.runtime import choose_runtime
+from classifier.runtime import Precision, choose_runtime
 from classifier.uncertainty import (
     COVERAGES,
     FAMILIAR,
@@ -89,24 +89,27 @@ def find_device(name: str = "auto") -> torch.device:
 
 
 class Classifier:
-    """Predicts the classes of images, uint8 [N,1,28,28] or [N,3,160,160]. `runtime` is "onnxruntime" or "pytorch"."""
+    """Predicts the classes of images, uint8 [N,1,28,28] or [N,3,160,160]. `runtime` is "openvino" or "pytorch",
+    `precision` "bfloat16" or "float32"."""
 
-    def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
+    def __init__(self, checkpoint: Checkpoint, device: torch.device, precision: Precision = "auto") -> None:
         self.device = device
         self.network = build(checkpoint).to(device)
         self.checkpoint = replace(checkpoint, state_dict=self.network.state_dict())  # without a second copy
         self.shape = shape_of(self.network)
         self.model = checkpoint.model
         self.calibration = calibration(checkpoint.calibration) or Calibration()
-        self.runtime, self._run = choose_runtime(self.network, device)
+        self.runtime, self.precision, self._run = choose_runtime(self.network, device, precision)
 
     @classmethod
-    def load(cls, path: Path | str, device: str = "auto", expected_sha256: str | None = None) -> "Classifier":
+    def load(
+        cls, path: Path | str, device: str = "auto", expected_sha256: str | None = None, precision: Precision = "auto"
+    ) -> "Classifier":
         """The classifier in a checkpoint file, after a smoke test. Raises CheckpointError and DeviceError.
 
         If `expected_sha256` is given, a file with another SHA-256 is refused.
         """
-        classifier = cls(load(path, expected_sha256), find_device(device))
+        classifier = cls(load(path, expected_sha256), find_device(device), precision)
         classifier.smoke_test(Path(path).name)
         return classifier
 
@@ -140,7 +143,7 @@ class Classifier:
 
     def smoke_test(self, name: str) -> None:
         """Predicts a black and a white picture. Raises CheckpointError for the file `name` if logits overflow."""
-        for level in (0, 255):  # not as a batch, for which ONNX Runtime would keep memory
+        for level in (0, 255):  # not as a batch, for which OpenVINO would keep memory
             [logits] = self.logits(np.full((1, *self.shape), level, np.uint8)).tolist()
             if not all(map(isfinite, self.probabilities(logits))):
                 raise CheckpointError(f"{name} has weights so large that they overflow on {self.device.type}.")

@@ -65,7 +65,7 @@ class Net(nn.Module):
             return logits
         if self.training:
             return logits.sigmoid()
-        # ONNX Runtime approximates the sigmoid operator: logits that saturate, and are equal in PyTorch, would differ.
+        # OpenVINO's sigmoid is an approximation: logits that saturate, and are equal in PyTorch, would differ.
         return 1 / (1 + (-logits).exp())
 
 

@@ -1,55 +1,59 @@
-"""A network on ONNX Runtime or PyTorch: pixels -> logits.
+"""A network on OpenVINO or PyTorch: pixels -> logits.
 
-On a CPU, ONNX Runtime is faster than PyTorch for small networks. `torch.onnx.export` translates the network each time a
-checkpoint is loaded, so the checkpoint stays the only file. PyTorch runs the network on other devices, and where ONNX
-Runtime cannot or need not.
+On a CPU, OpenVINO is faster than PyTorch, most of all where the processor multiplies bfloat16. A network is translated
+each time its checkpoint is loaded, so that stays the only file. PyTorch runs networks on other devices, those of timm,
+and all of them where OpenVINO is missing.
 """
 
-import io
 import logging
-import warnings
+import threading
 from collections.abc import Callable
+from functools import cache
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
-from classifier.networks import Logits, PhotoNet, Pixels, shape_of
+from classifier.networks import Logits, Net, Pixels, Pretrained, shape_of
+from classifier.pixels import CLASSES
 
-ONNX_OPSET = 17  # of 2022; every ONNX Runtime that pyproject.toml allows reads it
-TOLERANCE = 1e-3  # of a logit, relative and absolute; rounding in float32 accounts for about 1e-5
+Precision = Literal["auto", "float32"]
+PRECISIONS: tuple[Precision, ...] = ("auto", "float32")
+TOLERANCE = {"f32": 1e-3, "bf16": 0.05}  # of the largest logit; rounding alone gave 1e-6 and 0.01 to 0.03
 
-# Above these, PyTorch runs the network. It is as fast there (recipe best: 26 ms, not 32, for a picture), and the
-# export holds Python's lock, on which the event loop waits (best-gpu, 31 MB and 66 layers: 0.2 s; a network of
-# 1,500 layers: 6 s).
-MAX_EXPORTED_BYTES = 8 * 2**20  # 8 MiB of weights
-MAX_EXPORTED_LAYERS = 72  # convolutions and linear layers, each counted once for a view
+# OpenVINO prepares each batch size at its first use, which takes 3 to 10 ms and 1 MB. So larger batches are split. One
+# of 32 images would take a tenth less time for each (27 µs, not 29; shipped network, Intel Xeon with AMX).
+MAX_BATCH = 8
 
 Run = Callable[[Pixels], Logits]
-"""Computes logits, float32 [N,10], of pixels, uint8 [N,1,28,28]."""
+"""Computes logits, float32 [N,10], of pixels, uint8 [N,1,28,28] or [N,3,160,160]. Several threads may call it."""
 
 logger = logging.getLogger(__name__)
 
 
-def choose_runtime(network: nn.Module, device: torch.device) -> tuple[str, Run]:
-    """The name of the runtime, "onnxruntime" or "pytorch", and a function that runs `network` on it.
+class Runtime(NamedTuple):
+    """What runs a network."""
 
-    `network` is on `device` and in evaluation mode. If ONNX Runtime cannot run it on a CPU, the log says why.
+    name: str  # openvino or pytorch
+    precision: str  # bfloat16 or float32: of the products, whose sums are float32
+    run: Run
+
+
+def choose_runtime(network: nn.Module, device: torch.device, precision: Precision = "auto") -> Runtime:
+    """The fastest runtime for `network`, which is on `device` and in evaluation mode.
+
+    `precision` auto is bfloat16 where the processor multiplies it. If OpenVINO cannot run the network on a CPU, the log
+    says why.
     """
-    if device.type == "cpu" and (isinstance(network, PhotoNet) or is_small(network)):
+    if device.type == "cpu" and not isinstance(network, Pretrained):
         try:
-            return "onnxruntime", on_onnxruntime(network)
-        except Exception as error:  # the exceptions of ONNX Runtime have no base class of their own
+            hint = "bf16" if precision == "auto" and gains_by_bfloat16(network) else "f32"
+            return Runtime("openvino", "bfloat16" if hint == "bf16" else "float32", on_openvino(network, hint))
+        except Exception as error:  # the exceptions of OpenVINO have no base class of their own
             reason = str(error).partition("\n")[0]
-            logger.warning("ONNX Runtime cannot run the network (%s); PyTorch runs it, more slowly.", reason)
-    return "pytorch", on_pytorch(network, device)
-
-
-def is_small(network: nn.Module) -> bool:
-    """Whether the export to ONNX takes little time."""
-    layers = sum(isinstance(module, nn.Conv2d | nn.Linear) for module in network.modules())
-    size = sum(tensor.nbytes for tensor in network.state_dict().values())
-    return size <= MAX_EXPORTED_BYTES and layers * getattr(network, "tta_views", 1) <= MAX_EXPORTED_LAYERS
+            logger.warning("OpenVINO cannot run the network (%s); PyTorch runs it, more slowly.", reason)
+    return Runtime("pytorch", "float32", on_pytorch(network, device))
 
 
 def on_pytorch(network: nn.Module, device: torch.device) -> Run:
@@ -63,59 +67,58 @@ def on_pytorch(network: nn.Module, device: torch.device) -> Run:
     return run
 
 
-def on_onnxruntime(network: nn.Module) -> Run:
+def gains_by_bfloat16(network: nn.Module) -> bool:
+    """Whether this processor multiplies bfloat16, by AVX-512 or AMX, and `network` is faster and as accurate with it.
+
+    Net is not faster, and its sigmoids near 1 would be equal.
+    """
+    return not isinstance(network, Net) and "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@cache
+def core() -> Any:
+    """OpenVINO's entry, which loads its library for CPUs once a process."""
+    import openvino
+
+    return openvino.Core()
+
+
+def on_openvino(network: nn.Module, hint: str) -> Run:
     """A function that runs `network`, which is on the CPU and in evaluation mode, on as many threads as PyTorch would.
 
-    Raises RuntimeError if its logits differ from PyTorch's, and any exception of the export and of ONNX Runtime.
+    The `hint` is OpenVINO's name of the precision, f32 or bf16. Raises RuntimeError if the logits differ from those of
+    PyTorch, and any exception of the translation and of OpenVINO.
     """
-    import onnxruntime
+    from openvino import Tensor
 
-    from classifier.photo_onnx import photo_model
+    from classifier.graph import to_openvino
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads would keep their cores busy
-    if isinstance(network, PhotoNet):
-        model, weights = photo_model(network)
-        values = [onnxruntime.OrtValue.ortvalue_from_numpy(value) for value in weights.values()]
-        options.add_external_initializers(list(weights), values)
-    else:
-        model = to_onnx(network)
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    vars(session).pop("_model_bytes", None)  # kept for a change of providers
+    options = {
+        "INFERENCE_PRECISION_HINT": hint,
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,  # several workers would be pinned to the same core
+    }
+    compiled = core().compile_model(to_openvino(network), "CPU", options)
+    requests = threading.local()  # an inference request is not for several threads
 
     def run(pixels: Pixels) -> Logits:
-        logits: Logits = session.run(["logits"], {"pixels": pixels})[0]
+        logits = np.empty((len(pixels), len(CLASSES)), np.float32)
+        if not hasattr(requests, "request"):
+            requests.request = compiled.create_infer_request()
+        request = requests.request
+        for begin in range(0, len(pixels), MAX_BATCH):
+            batch = np.require(
+                pixels[begin : begin + MAX_BATCH], requirements=["C", "W"]
+            )  # Tensor takes no read-only array
+            request.set_input_tensor(Tensor(batch, shared_memory=True))
+            request.infer()
+            logits[begin : begin + MAX_BATCH] = request.get_output_tensor().data
         return logits
 
-    # The export saw two images, so a network that computes with their number is found out. One image, because ONNX
-    # Runtime keeps the memory of the largest batch.
     sample = np.random.default_rng(0).integers(256, size=(1, *shape_of(network)), dtype=np.uint8)
     expected, found = on_pytorch(network, torch.device("cpu"))(sample), run(sample)
-    if found.shape != expected.shape or not np.allclose(found, expected, TOLERANCE, TOLERANCE, equal_nan=True):
-        raise RuntimeError("ONNX Runtime and PyTorch compute different logits.")
+    largest = np.abs(expected[np.isfinite(expected)]).max(initial=0)
+    if not np.allclose(found, expected, rtol=0, atol=TOLERANCE[hint] * max(1, largest), equal_nan=True):
+        raise RuntimeError("OpenVINO and PyTorch compute different logits.")
     return run
-
-
-def to_onnx(network: nn.Module) -> bytes:
-    """The serialised ONNX model of `network`, for batches of any size. Raises what torch.onnx.export raises."""
-    # dynamo=False is PyTorch's older exporter. Measured on an AMD EPYC, one thread, torch 2.14, the shipped checkpoint:
-    #                             load   private memory   1 picture   64 pictures, each
-    #   dynamo=False             0.2 s           307 MB     0.31 ms   0.28 ms
-    #   dynamo=True, onnxscript  8.1 s           448 MB     0.31 ms   0.27 ms
-    #   operators by hand        0.2 s           301 MB     0.32 ms   0.28 ms   (and no network of timm)
-    #   PyTorch, without export  0.0 s                      1.21 ms   0.36 ms
-    samples = torch.zeros(2, *shape_of(network), dtype=torch.uint8)
-    model = io.BytesIO()
-    with warnings.catch_warnings(action="ignore"):  # the exporter is deprecated, and uses deprecated functions
-        torch.onnx.export(
-            network,
-            (samples,),
-            model,  # type: ignore[arg-type]  # typed as a path, but with dynamo=False it may be a buffer
-            input_names=["pixels"],
-            output_names=["logits"],
-            dynamic_axes={"pixels": {0: "N"}, "logits": {0: "N"}},
-            opset_version=ONNX_OPSET,
-            dynamo=False,
-        )
-    return model.getvalue()

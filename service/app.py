@@ -156,6 +156,7 @@ def create_api(settings: Settings, metrics: Metrics, models: ModelStore, photos:
             status="ok",
             device=classifier.device.type,
             runtime=classifier.runtime,
+            precision=classifier.precision,
             model=classifier.model,
             refused=models.refusal,
             photo_model=photos.current().classifier.model if photos.is_loaded else None,

@@ -20,6 +20,7 @@ from classifier.checkpoint import CheckpointError
 from classifier.classifier import Classifier, DeviceError
 from classifier.explanation import Explainer
 from classifier.pixels import PHOTO_SHAPE, SHAPE
+from classifier.runtime import MAX_BATCH
 from classifier.torch_file import UnreadableFile
 from classifier.weights import costs_of
 from service.metrics import Metrics
@@ -104,7 +105,7 @@ class ModelStore:
             pass
         except (CheckpointError, DeviceError) as error:
             self._refuse(error, may_pass=isinstance(error, UnreadableFile))
-        except Exception:  # a boundary: a full GPU, or a fault of ONNX Runtime; the watcher must go on
+        except Exception:  # a boundary: a full GPU, or a fault of OpenVINO; the watcher must go on
             logger.exception("The model could not be loaded.")
             self._refuse(CheckpointError("The model could not be loaded; the log has the reason."), may_pass=True)
         else:
@@ -112,7 +113,8 @@ class ModelStore:
             self._model, self.refusal, self._retry_seconds = loaded, None, 0.0
             classifier = loaded.classifier
             self._metrics.count_load(classifier.model, replaced)
-            logger.info("Serving %s on %s by %s.", classifier.model, classifier.device.type, classifier.runtime)
+            logger.info("Serving %s on %s by %s in %s.", classifier.model, classifier.device.type, classifier.runtime,
+                        classifier.precision)  # fmt: skip
             if self.shape == SHAPE:
                 self._metrics.time_load(time.monotonic() - begin)
             else:
@@ -142,7 +144,7 @@ class ModelStore:
     def _load(self) -> ServedModel:
         assert self._path
         self._seen = identity(self._path)
-        classifier = Classifier.load(self._path, self._settings.device, self._sha256)
+        classifier = Classifier.load(self._path, self._settings.device, self._sha256, self._settings.precision)
         classifier.check_shape(self.shape, self._path.name, SETTINGS[self.shape])
         blank = np.zeros((self.max_batch, *self.shape), np.uint8)
 
@@ -151,7 +153,7 @@ class ModelStore:
                 raise LoadStopped
             classifier.predict(blank[:size])
 
-        for size in range(1, self.max_batch):  # a runtime prepares each batch size at its first use
+        for size in range(1, min(self.max_batch, MAX_BATCH + 1)):  # OpenVINO prepares each size at its first use
             predict(size)
         seconds = timeit.timeit(lambda: predict(self.max_batch), number=1)
         if seconds < SLOW_SECONDS:

@@ -66,13 +66,20 @@ class Health(BaseModel):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "example": {"status": "ok", "device": "cpu", "runtime": "onnxruntime", "model": "fast-1a2b3c4d"}
+            "example": {
+                "status": "ok",
+                "device": "cpu",
+                "runtime": "openvino",
+                "precision": "bfloat16",
+                "model": "fast-1a2b3c4d",
+            }
         }
     )
 
     status: str
     device: str = Field(description="where the network runs: cpu, cuda or mps")
-    runtime: str = Field(description="what runs the network: onnxruntime or pytorch")
+    runtime: str = Field(description="what runs the network: openvino or pytorch")
+    precision: str = Field(description="of the network's products: bfloat16 or float32")
     model: str = Field(description="the recipe and the first 8 hex digits of the checkpoint's SHA-256")
     refused: str | None = Field(None, description="why a newer checkpoint was refused, if one was")
     photo_model: str | None = Field(None, description="the same as model, of the photo network, if there is one")

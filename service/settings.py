@@ -77,6 +77,10 @@ class Settings(BaseSettings):
         Literal["auto", "cpu", "cuda", "mps"],
         Field(description="device of the network; auto: cuda, then mps, then cpu"),
     ] = "auto"
+    precision: Annotated[
+        Literal["auto", "float32"],
+        Field(description="precision of the network on a CPU; auto: bfloat16 if the processor multiplies it"),
+    ] = "auto"
     host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
     port: Annotated[
         int, BeforeValidator(without_kubernetes_link), Field(ge=0, le=65_535, description="port to listen on")

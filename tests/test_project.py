@@ -16,7 +16,7 @@ ROOMS = ("classifier", "service", "training", "tests", "benchmarks")
 MODULES = sorted(path for room in ROOMS for path in ROOT.glob(f"{room}/**/*.py"))
 MAX_LINES = 250
 CLASSIFIER_MAY_IMPORT = {"torch", "numpy", "PIL", "classifier"} | sys.stdlib_module_names
-CLASSIFIER_MAY_MEET = {"onnx", "onnxruntime", "safetensors", "timm"}  # imports when it has a use for it
+CLASSIFIER_MAY_MEET = {"openvino", "safetensors", "timm"}  # imports when it has a use for it
 REGISTRY_HOSTS = re.compile(r"(?:pypi|pythonhosted|deb\.debian|registry\.npmjs)\.(?:org)")
 
 

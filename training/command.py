@@ -20,7 +20,7 @@ from training.progress import printable
 CHECKPOINT = Path("models/model_scratch.pt")
 PHOTO_CHECKPOINT = Path("models/photos.pt")
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells report SIGINT
-# In the messages of PyTorch, CUDA, ONNX Runtime and C++ when memory is full; most are plain RuntimeErrors.
+# In the messages of PyTorch, CUDA, OpenVINO and C++ when memory is full; most are plain RuntimeErrors.
 OUT_OF_MEMORY = (
     "out of memory", "allocate memory", "not enough memory", "bad_alloc", "bad allocation", "alloc_failed",
 )  # fmt: skip

@@ -9,7 +9,7 @@ from classifier.evidence import MAX_MULTIPLY_ADDS, SQUARE, class_activation_map,
 from classifier.networks import ConvNet, Logits, Net, PhotoNet, Pixels
 from classifier.pixels import CLASSES, SIDE
 from classifier.runtime import on_pytorch
-from tests.classifier.test_photo_onnx import random_photos
+from tests.classifier.test_graph import random_photos
 
 IMAGE: Pixels = np.random.default_rng(0).integers(0, 256, (1, SIDE, SIDE), dtype=np.uint8)
 

@@ -39,7 +39,7 @@ BUILDERS: dict[str, type[nn.Module]] = {"Net": Net, "ConvNet": ConvNet, "PhotoNe
 
 
 def explainer_of(checkpoint: Checkpoint) -> tuple[Classifier, Explainer]:
-    classifier = Classifier(checkpoint, torch.device("cpu"))
+    classifier = Classifier(checkpoint, torch.device("cpu"), "float32")
     return classifier, Explainer(classifier, costs_of(classifier.network)[0])
 
 

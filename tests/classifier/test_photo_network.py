@@ -12,7 +12,7 @@ from classifier.checkpoint import Checkpoint, CheckpointError, build, load, save
 from classifier.classifier import Classifier
 from classifier.photo_network import MIDDLE, PhotoNet
 from classifier.pixels import CLASSES, PHOTO_SHAPE
-from tests.classifier.test_photo_onnx import random_photos
+from tests.classifier.test_graph import random_photos
 
 PARAMETERS = 3_383_818
 
@@ -119,8 +119,8 @@ def test_a_checkpoint_of_the_photo_network_predicts_photos(
         name: value.to(dtype) if value.is_floating_point() else value for name, value in network.state_dict().items()
     }
     save(Checkpoint("PhotoNet", {"dropout": 0.2}, stored, training={"recipe": "photos"}), tmp_path / "photos.pt")
-    classifier = Classifier.load(tmp_path / "photos.pt", "cpu")
-    assert (classifier.shape, classifier.runtime) == (PHOTO_SHAPE, "onnxruntime")
+    classifier = Classifier.load(tmp_path / "photos.pt", "cpu", precision="float32")
+    assert (classifier.shape, classifier.runtime) == (PHOTO_SHAPE, "openvino")
     photos = random_photos(2)
     with torch.inference_mode():
         expected = (

@@ -139,8 +139,9 @@ def test_unknown_addresses_and_methods_are_told_in_a_sentence(client: httpx.Clie
 
 def test_health_names_device_and_model(client: httpx.Client) -> None:
     health = client.get("/health").json()
-    assert health.keys() == {"status", "device", "runtime", "model"}
-    assert (health["status"], health["device"], health["runtime"]) == ("ok", "cpu", "onnxruntime")
+    assert health.keys() == {"status", "device", "runtime", "precision", "model"}
+    assert (health["status"], health["device"], health["runtime"]) == ("ok", "cpu", "openvino")
+    assert health["precision"] in ("bfloat16", "float32")
     assert health["model"] == client.post("/predict", files={"file": PICTURE}).json()["model"]
     assert client.get("/health/live").json() == {"status": "alive"}
 
