@@ -14,6 +14,7 @@ from classifier.checkpoint import describe
 from classifier.classifier import Classifier
 from classifier.networks import CLASSES
 from classifier.pixels import SHAPE
+from classifier.runtime import PRECISIONS
 from classifier.weights import costs_of
 from training import data
 from training.command import CHECKPOINT, Parser, TrainingError, add_data_dir, add_device, add_report, execute
@@ -37,6 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     add_device(parser)
     add_data_dir(parser)
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="auto", help="on a CPU, as SERVICE_PRECISION (default: auto)"
+    )
     add_report(parser)
     parser.add_argument(
         "--photos",
@@ -50,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run_evaluation(options: argparse.Namespace) -> dict[str, Any]:
     """Prints the metrics and the costs of a checkpoint; returns them as the command's last line has them."""
-    classifier = Classifier.load(options.checkpoint, options.device)
+    classifier = Classifier.load(options.checkpoint, options.device, precision=options.precision)
     checkpoint = classifier.checkpoint
     if not options.photos and classifier.shape != SHAPE:
         raise TrainingError(f"{options.checkpoint.name} is a network for photos: name their folder with --photos DIR.")
@@ -77,10 +81,15 @@ def run_evaluation(options: argparse.Namespace) -> dict[str, Any]:
         "multiply_adds": costs_of(classifier.network)[0],
         **{f"latency_ms_{size}": round(latency(classifier, test_images[:size]), 3) for size in LATENCY_BATCHES},
     }
+    runtime = {
+        "device": classifier.device.type,
+        "runtime": classifier.runtime,
+        "runtime_precision": classifier.precision,
+    }
     print_line(
         console,
-        "{parameters:,} parameters, {multiply_adds:,} multiply-adds an image; latency on {device}: "
-        "{latency_ms_1} ms for one image, {latency_ms_64} ms for 64".format(device=classifier.device.type, **costs),
+        "{parameters:,} parameters, {multiply_adds:,} multiply-adds an image; latency on {device}, {runtime} in "
+        "{runtime_precision}: {latency_ms_1} ms for one image, {latency_ms_64} ms for 64".format(**runtime, **costs),
     )
     if options.report:
         from training import report  # matplotlib takes a second to import
@@ -91,7 +100,7 @@ def run_evaluation(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "checkpoint": str(options.checkpoint),
         "model": checkpoint.model,
-        "device": classifier.device.type,
+        **runtime,
         **costs,
         "test_loss": evaluation.loss,
         "test_accuracy": evaluation.accuracy,
