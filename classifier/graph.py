@@ -26,16 +26,16 @@ Node = Any  # an operator of OpenVINO, whose result is the tensor in question
 LEVEL = round(PIXEL_MEAN)  # grey levels minus an integer are exact in bfloat16: a third less error in the logits
 
 
-def to_openvino(network: nn.Module) -> openvino.Model:
+def to_openvino(network: nn.Module, size: int) -> openvino.Model:
     """The OpenVINO model of `network`, in evaluation mode: `pixels`, uint8 [N,C,H,W] -> `logits`, float32 [N,10].
 
-    N may be any number over 0. The model shares the memory of the weights. Raises NotImplementedError for a network or
-    a layer that has no translation.
+    N is `size`. The model shares the memory of the weights. Raises NotImplementedError for a network or a layer that
+    has no translation.
     """
     build = NETWORKS.get(type(network))
     if build is None:
         raise NotImplementedError(f"there is no translation of {type(network).__name__}")
-    pixels = operators.parameter([-1, *shape_of(network)], np.uint8, "pixels")
+    pixels = operators.parameter([size, *shape_of(network)], np.uint8, "pixels")
     logits = build(network, operators.convert(pixels, "f32"))
     return openvino.Model([operators.result(logits, "logits")], [pixels])
 

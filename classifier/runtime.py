@@ -22,9 +22,10 @@ Precision = Literal["auto", "float32"]
 PRECISIONS: tuple[Precision, ...] = ("auto", "float32")
 TOLERANCE = {"f32": 1e-3, "bf16": 0.05}  # of the largest logit; rounding alone gave 1e-6 and 0.01 to 0.03
 
-# OpenVINO prepares each batch size at its first use, which takes 3 to 10 ms and 1 MB. So larger batches are split. One
-# of 32 images would take a tenth less time for each (27 µs, not 29; shipped network, Intel Xeon with AMX).
-MAX_BATCH = 8
+# The network is compiled for each of these numbers of images, and batches are split into them, the largest first. More
+# than four at once are not faster. Compiled for any number, each change of it costs 0.5 ms, which made 30 µs an image
+# under load (the tutorial's Net, Intel Xeon with AMX).
+BATCHES = (4, 1)
 
 Run = Callable[[Pixels], Logits]
 """Computes logits, float32 [N,10], of pixels, uint8 [N,1,28,28] or [N,3,160,160]. Several threads may call it."""
@@ -89,8 +90,6 @@ def on_openvino(network: nn.Module, hint: str) -> Run:
     The `hint` is OpenVINO's name of the precision, f32 or bf16. Raises RuntimeError if the logits differ from those of
     PyTorch, and any exception of the translation and of OpenVINO.
     """
-    from openvino import Tensor
-
     from classifier.graph import to_openvino
 
     options = {
@@ -99,21 +98,30 @@ def on_openvino(network: nn.Module, hint: str) -> Run:
         "NUM_STREAMS": 1,
         "ENABLE_CPU_PINNING": False,  # several workers would be pinned to the same core
     }
-    compiled = core().compile_model(to_openvino(network), "CPU", options)
-    requests = threading.local()  # an inference request is not for several threads
+    local = threading.local()  # an inference request is not for several threads
+
+    @cache
+    def compiled(size: int) -> Any:
+        return core().compile_model(to_openvino(network, size), "CPU", options)
+
+    def request_for(size: int) -> tuple[Any, Pixels, Logits]:
+        """A request of this thread, with its arrays for input and output."""
+        requests: dict[int, tuple[Any, Pixels, Logits]] = vars(local).setdefault("requests", {})
+        if size not in requests:
+            request = compiled(size).create_infer_request()
+            requests[size] = request, request.get_input_tensor().data, request.get_output_tensor().data
+        return requests[size]
 
     def run(pixels: Pixels) -> Logits:
         logits = np.empty((len(pixels), len(CLASSES)), np.float32)
-        if not hasattr(requests, "request"):
-            requests.request = compiled.create_infer_request()
-        request = requests.request
-        for begin in range(0, len(pixels), MAX_BATCH):
-            batch = np.require(
-                pixels[begin : begin + MAX_BATCH], requirements=["C", "W"]
-            )  # Tensor takes no read-only array
-            request.set_input_tensor(Tensor(batch, shared_memory=True))
-            request.infer()
-            logits[begin : begin + MAX_BATCH] = request.get_output_tensor().data
+        begin = 0
+        for size in BATCHES:
+            while begin + size <= len(pixels):
+                request, inputs, outputs = request_for(size)
+                inputs[...] = pixels[begin : begin + size]
+                request.infer()
+                logits[begin : begin + size] = outputs
+                begin += size
         return logits
 
     sample = np.random.default_rng(0).integers(256, size=(1, *shape_of(network)), dtype=np.uint8)

@@ -20,7 +20,6 @@ from classifier.checkpoint import CheckpointError
 from classifier.classifier import Classifier, DeviceError
 from classifier.explanation import Explainer
 from classifier.pixels import PHOTO_SHAPE, SHAPE
-from classifier.runtime import MAX_BATCH
 from classifier.torch_file import UnreadableFile
 from classifier.weights import costs_of
 from service.metrics import Metrics
@@ -50,7 +49,7 @@ class LoadStopped(Exception):
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A classifier that has answered a batch of every size."""
+    """A classifier that has answered one picture and a full batch."""
 
     classifier: Classifier
     runs_inline: bool  # in the event loop; else in a thread
@@ -153,8 +152,7 @@ class ModelStore:
                 raise LoadStopped
             classifier.predict(blank[:size])
 
-        for size in range(1, min(self.max_batch, MAX_BATCH + 1)):  # OpenVINO prepares each size at its first use
-            predict(size)
+        predict(1)
         seconds = timeit.timeit(lambda: predict(self.max_batch), number=1)
         if seconds < SLOW_SECONDS:
             seconds = min(timeit.repeat(lambda: predict(self.max_batch), repeat=TRIALS, number=1))
