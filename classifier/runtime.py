@@ -98,6 +98,7 @@ def on_openvino(network: nn.Module, hint: str) -> Run:
         "NUM_STREAMS": 1,
         "ENABLE_CPU_PINNING": False,  # several workers would be pinned to the same core
     }
+    shape = shape_of(network)
     local = threading.local()  # an inference request is not for several threads
 
     @cache
@@ -113,6 +114,8 @@ def on_openvino(network: nn.Module, hint: str) -> Run:
         return requests[size]
 
     def run(pixels: Pixels) -> Logits:
+        if pixels.shape[1:] != shape or pixels.dtype != np.uint8:  # NumPy would broadcast or convert them
+            raise ValueError(f"pixels of shape {pixels.shape} and type {pixels.dtype}, not uint8 (N, {shape})")
         logits = np.empty((len(pixels), len(CLASSES)), np.float32)
         begin = 0
         for size in BATCHES:
@@ -124,7 +127,7 @@ def on_openvino(network: nn.Module, hint: str) -> Run:
                 begin += size
         return logits
 
-    sample = np.random.default_rng(0).integers(256, size=(1, *shape_of(network)), dtype=np.uint8)
+    sample = np.random.default_rng(0).integers(256, size=(1, *shape), dtype=np.uint8)
     expected, found = on_pytorch(network, torch.device("cpu"))(sample), run(sample)
     largest = np.abs(expected[np.isfinite(expected)]).max(initial=0)
     if not np.allclose(found, expected, rtol=0, atol=TOLERANCE[hint] * max(1, largest), equal_nan=True):
