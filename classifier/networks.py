@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, channels_last, nn
 from torch.nn import functional
 
+from classifier.convolution import Convolution
 from classifier.photo_network import PhotoNet as PhotoNet
 from classifier.pixels import CLASSES as CLASSES
 from classifier.pixels import SHAPE
@@ -200,7 +201,7 @@ class Pooling(nn.MaxPool2d):
 def convolution(channels_in: int, channels_out: int, *pooling: nn.Module) -> nn.Sequential:
     """A 3×3 convolution with padding, then `pooling`, batch normalisation and ReLU."""
     return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1, bias=False),
+        Convolution(channels_in, channels_out),
         *pooling,
         nn.BatchNorm2d(channels_out),
         nn.ReLU(inplace=True),
