@@ -88,7 +88,14 @@ TUTORIAL = Recipe(
     precision="float32",
 )
 TUTORIAL_LOGITS = replace(TUTORIAL, name="tutorial-logits", arguments={"sigmoid": False})
-FAST = Recipe(name="fast", architecture="ConvNet", arguments={"widths": (32, 128), "blocks": (0, 1), "tta_views": 6})
+FAST = Recipe(
+    name="fast",
+    architecture="ConvNet",
+    arguments={"widths": (32, 128), "blocks": (0, 1), "tta_views": 6},
+    epochs=13,
+    keep="last",
+    quick_validation=True,
+)
 BEST = Recipe(
     name="best",
     architecture="ConvNet",
@@ -150,7 +157,7 @@ RECIPES = {recipe.name: recipe for recipe in (TUTORIAL, TUTORIAL_LOGITS, FAST, B
 PURPOSES = {  # one line a recipe, for --help
     "tutorial": "the tutorial's training and network, line by line",
     "tutorial-logits": "the same without its sigmoid",
-    "fast": "two minutes on two CPU cores; a larger network on an NVIDIA GPU",
+    "fast": "a minute or two on two CPU cores; a larger network on an NVIDIA GPU",
     "best": "a large network of the highest accuracy, over an hour on two CPU cores; the teacher of shipped",
     "shipped": "a small network that learns from --teacher (knowledge distillation); made models/model_scratch.pt",
     "pretrained": "fine-tunes a network of timm that was trained on ImageNet",
