@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, channels_last, nn
 from torch.nn import functional
 
+from classifier.convolution import Convolution
 from classifier.photo_network import PhotoNet as PhotoNet
 from classifier.pixels import CLASSES as CLASSES
 from classifier.pixels import SHAPE
@@ -111,11 +112,11 @@ class ConvNet(nn.Module):
             raise ValueError(f"tta_views must be 1, 2 or 6, not {shortened(tta_views)}")
         self.tta_views = tta_views
         self.filters = nn.Conv2d(1, FILTERS, kernel_size=PATCH, padding=PATCH // 2).requires_grad_(False)
-        layers: list[nn.Module] = [] if side == SIDE else [pooling()]  # (N, 18, 28, 28) or (N, 18, 14, 14)
+        layers: list[nn.Module] = [] if side == SIDE else [Pooling()]  # (N, 18, 28, 28) or (N, 18, 14, 14)
         layers.append(nn.ReLU(inplace=True))
         channels = FILTERS
         for stage, (width, count) in enumerate(zip(widths, blocks, strict=True)):
-            halving = [pooling()] if stage or side == 7 else []
+            halving = [Pooling()] if stage or side == 7 else []
             layers += [convolution(channels, width, *halving), *(Residual(width) for _ in range(count))]
             channels = width
         self.features = nn.Sequential(*layers)
@@ -148,6 +149,10 @@ class ConvNet(nn.Module):
         first, *others = [self.logits(view) for view in views]
         return sum(others, first) / len(views)
 
+    def one_view(self, pixels: Tensor) -> Tensor:
+        """The logits of `forward` without test-time augmentation."""
+        return self.logits(normalised(pixels))
+
     def logits(self, x: Tensor) -> Tensor:
         """Logits [N,10] of normalised images, float32 [N,1,28,28]."""
         x = self.features(self.filters(x.contiguous(memory_format=channels_last)))
@@ -178,15 +183,25 @@ class Residual(nn.Module):
         return y
 
 
-def pooling() -> nn.Module:
+class Pooling(nn.MaxPool2d):
     """2×2 maximum pooling; half of an odd side is rounded up."""
-    return nn.MaxPool2d(2, ceil_mode=True)
+
+    def __init__(self) -> None:
+        super().__init__(2, ceil_mode=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        special = torch.onnx.is_in_onnx_export() or any(side % 2 for side in x.shape[2:])
+        if special or x.requires_grad or x.device.type != "cpu":
+            return functional.max_pool2d(x, 2, ceil_mode=True)
+        # PyTorch's pooling on a CPU also finds where each maximum is, for the gradient, and takes twice as long.
+        x = torch.maximum(x[:, :, ::2], x[:, :, 1::2])
+        return torch.maximum(x[..., ::2], x[..., 1::2])
 
 
 def convolution(channels_in: int, channels_out: int, *pooling: nn.Module) -> nn.Sequential:
     """A 3×3 convolution with padding, then `pooling`, batch normalisation and ReLU."""
     return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1, bias=False),
+        Convolution(channels_in, channels_out),
         *pooling,
         nn.BatchNorm2d(channels_out),
         nn.ReLU(inplace=True),

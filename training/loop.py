@@ -13,6 +13,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from classifier.networks import ConvNet
 from training.command import TrainingError
 from training.data import Images
 from training.distributed import SINGLE_PROCESS, Processes
@@ -177,7 +178,8 @@ def train_epoch(
 
 def end_epoch(run: Run, network: nn.Module, state: RunState, epoch: Epoch, training_loss: float, start: float) -> None:
     """Validates `network`, updates `state` and prints the epoch in one line."""
-    validation_loss, validation_accuracy = validate(run.recipe, network, run.validation)
+    quick = run.recipe.quick_validation and epoch.number < run.recipe.epochs
+    validation_loss, validation_accuracy = validate(run.recipe, network, run.validation, quick)
     state.seconds = time.perf_counter() - start
     improvement = ""
     if validation_loss <= state.best_loss and run.recipe.keep == "best":
@@ -205,12 +207,12 @@ def end_epoch(run: Run, network: nn.Module, state: RunState, epoch: Epoch, train
 
 
 @torch.inference_mode()
-def validate(recipe: Recipe, network: nn.Module, images: Images) -> tuple[float, float]:
-    """Cross-entropy in nats and accuracy on `images`, in the precision of the recipe."""
+def validate(recipe: Recipe, network: nn.Module, images: Images, quick: bool = False) -> tuple[float, float]:
+    """Cross-entropy in nats and accuracy on `images`, in the precision of the recipe; `quick`: from a single view."""
     device = images.pixels.device
     dtype = compute_dtype(recipe, device)
     size = CPU_VALIDATION_BATCH if device.type == "cpu" else VALIDATION_BATCH
-    network.eval()
+    forward = network.eval().one_view if quick and isinstance(network, ConvNet) else network.eval()
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-        logits = torch.cat([network(batch.pixels) for batch in images.batches(size)]).float()
+        logits = torch.cat([forward(batch.pixels) for batch in images.batches(size)]).float()
     return images.losses(logits).mean().item(), images.is_right(logits.argmax(dim=1)).float().mean().item()

@@ -42,7 +42,8 @@ class Muon(torch.optim.Optimizer):
 def orthogonalise(matrix: Tensor) -> Tensor:
     """Approximates the orthogonal matrix closest to `matrix`, float32 [M,N], by the Newton-Schulz iteration.
 
-    Computes in bfloat16 on a GPU that supports it.
+    Computes in bfloat16 on a GPU that supports it. In float32 each step multiplies only the square matrix of x @ x.mT,
+    and x once at the end: the same polynomial of x in a third of the time, for filters have more columns than rows.
     """
     a, b, c = NEWTON_SCHULZ
     tall = len(matrix) > matrix.shape[1]
@@ -50,9 +51,18 @@ def orthogonalise(matrix: Tensor) -> Tensor:
     x = x / (x.norm() + 1e-7)
     if x.is_cuda and torch.cuda.is_bf16_supported(including_emulation=False):
         x = x.bfloat16()
+        for _ in range(NEWTON_SCHULZ_STEPS):
+            square = x @ x.mT
+            x = a * x + (b * square + c * square @ square) @ x
+        return x.mT if tall else x
+    square = x @ x.mT
+    product = torch.eye(len(x), device=x.device)
     for _ in range(NEWTON_SCHULZ_STEPS):
-        square = x @ x.mT
-        x = a * x + (b * square + c * square @ square) @ x
+        factor = torch.addmm(square, square, square, beta=b, alpha=c)
+        factor.diagonal().add_(a)
+        product = factor @ product
+        square = factor @ square @ factor
+    x = product @ x
     return x.mT if tall else x
 
 

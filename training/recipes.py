@@ -31,6 +31,7 @@ class Recipe:
     batch_size: int = 128  # images
     epochs: int = 16
     keep: Literal["best", "last"] = "best"  # whose weights are saved: the epoch of lowest validation loss, or the last
+    quick_validation: bool = False  # from a single view before the last epoch; for `keep` "last", which chooses nothing
 
     # Optimizer
     optimizer: Literal["sgd", "muon", "adamw"] = "muon"
@@ -87,10 +88,17 @@ TUTORIAL = Recipe(
     precision="float32",
 )
 TUTORIAL_LOGITS = replace(TUTORIAL, name="tutorial-logits", arguments={"sigmoid": False})
-FAST = Recipe(name="fast", architecture="ConvNet", arguments={"widths": (32, 128), "blocks": (0, 1), "tta_views": 6})
-BEST = replace(
-    FAST,
+FAST = Recipe(
+    name="fast",
+    architecture="ConvNet",
+    arguments={"widths": (32, 128), "blocks": (0, 1), "tta_views": 6},
+    epochs=13,
+    keep="last",
+    quick_validation=True,
+)
+BEST = Recipe(
     name="best",
+    architecture="ConvNet",
     arguments={"widths": (64, 128, 256), "blocks": (2, 2, 2), "side": 14, "dropout": 0.2, "tta_views": 6},
     batch_size=512,
     epochs=130,
@@ -101,9 +109,9 @@ BEST = replace(
     erase_probability=0.5,
     prune_until=0.95,
 )
-SHIPPED = replace(
-    FAST,
+SHIPPED = Recipe(
     name="shipped",
+    architecture="ConvNet",
     arguments={"widths": (64, 128), "blocks": (0, 1)},
     batch_size=256,
     epochs=240,
@@ -149,7 +157,7 @@ RECIPES = {recipe.name: recipe for recipe in (TUTORIAL, TUTORIAL_LOGITS, FAST, B
 PURPOSES = {  # one line a recipe, for --help
     "tutorial": "the tutorial's training and network, line by line",
     "tutorial-logits": "the same without its sigmoid",
-    "fast": "two minutes on two CPU cores; a larger network on an NVIDIA GPU",
+    "fast": "a minute or two on two CPU cores; a larger network on an NVIDIA GPU",
     "best": "a large network of the highest accuracy, over an hour on two CPU cores; the teacher of shipped",
     "shipped": "a small network that learns from --teacher (knowledge distillation); made models/model_scratch.pt",
     "pretrained": "fine-tunes a network of timm that was trained on ImageNet",
@@ -157,9 +165,9 @@ PURPOSES = {  # one line a recipe, for --help
 }
 
 # On an NVIDIA GPU, which multiplies a thousand times as fast as two CPU cores and needs large batches to be busy.
-FAST_GPU = replace(
-    FAST,
+FAST_GPU = Recipe(
     name="fast-gpu",
+    architecture="ConvNet",
     arguments={"widths": (128, 256, 512), "blocks": (1, 1, 1), "side": 14, "tta_views": 6},
     batch_size=512,
     epochs=8,

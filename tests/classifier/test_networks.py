@@ -14,6 +14,7 @@ from classifier.networks import (
     WHITENING_EPSILON,
     ConvNet,
     Net,
+    Pooling,
     normalised,
 )
 
@@ -160,3 +161,27 @@ def test_each_stage_halves_the_side_of_its_feature_maps(side: Literal[28, 14, 7]
 def test_any_number_of_stages_gives_logits(stages: int, side: Literal[28, 14, 7]) -> None:
     network = ConvNet((3,) * stages, (1,) * stages, side).eval()
     assert network(random_pixels(2)).shape == (2, len(CLASSES))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 28, 28), (2, 3, 7, 7), (2, 3, 14, 7), (2, 3, 2, 1)])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_pooling_is_the_maximum_of_2_by_2_points_with_and_without_a_gradient(
+    shape: tuple[int, ...], memory_format: torch.memory_format
+) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=memory_format)
+    expected = functional.max_pool2d(x, 2, ceil_mode=True)
+    assert torch.equal(Pooling()(x), expected)
+    pooled = Pooling()(x.requires_grad_())
+    assert torch.equal(pooled, expected)
+    pooled.sum().backward()
+    assert x.grad is not None
+    assert x.grad.sum() == expected.numel()
+
+
+@pytest.mark.parametrize("tta_views", [1, 2, 6])
+def test_one_view_leaves_out_test_time_augmentation(tta_views: Literal[1, 2, 6]) -> None:
+    network = ConvNet((3, 4), tta_views=tta_views).eval()
+    logits = network.one_view(random_pixels(4))
+    assert torch.equal(logits, network(random_pixels(4))) == (tta_views == 1)
+    network.tta_views = 1
+    assert torch.equal(logits, network(random_pixels(4)))

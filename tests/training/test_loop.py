@@ -109,6 +109,14 @@ def test_a_recipe_may_keep_the_last_weights_even_if_their_loss_is_higher(
 
 @pytest.mark.parametrize("bfloat16_cpu", [True, False], ids=["bfloat16", "float32"], indirect=True)
 @pytest.mark.usefixtures("bfloat16_cpu")
+def test_quick_validation_is_from_one_view_until_the_last_epoch(tiny_images: Images, fast_recipe: Recipe) -> None:
+    recipe = replace(fast_recipe, arguments=fast_recipe.arguments | {"tta_views": 6}, keep="last")
+    full, quick = (train_on(tiny_images, replace(recipe, quick_validation=quick)) for quick in (False, True))
+    assert equal([full, quick])
+    assert full.history[0]["validation_loss"] != quick.history[0]["validation_loss"]
+    assert full.history[-1]["validation_loss"] == quick.history[-1]["validation_loss"] == quick.best_loss
+
+
 def test_equal_seeds_give_equal_weights_and_others_do_not(tiny_images: Images, fast_recipe: Recipe) -> None:
     recipe = replace(fast_recipe, arguments={**fast_recipe.arguments, "dropout": 0.2}, erase_probability=0.5)
     assert equal([train_on(tiny_images, recipe, seed) for seed in (3, 3)])

@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from classifier.networks import ARCHITECTURES
-from training.optimizer import make_optimizer, orthogonalise, schedule, set_learning_rate
+from training.optimizer import (
+    NEWTON_SCHULZ,
+    NEWTON_SCHULZ_STEPS,
+    make_optimizer,
+    orthogonalise,
+    schedule,
+    set_learning_rate,
+)
 from training.recipes import FAST, TUTORIAL, Recipe
 
 
@@ -46,6 +53,16 @@ def test_an_orthogonalised_matrix_has_singular_values_near_1(shape: tuple[int, i
     assert 0.3 < values.min() <= values.max() < 1.3
     left, _, right = torch.linalg.svd(matrix, full_matrices=False)
     assert torch.cosine_similarity(found.flatten(), (left @ right).flatten(), dim=0) > 0.95
+
+
+@pytest.mark.parametrize("shape", [(8, 27), (27, 8), (32, 162), (128, 1152)])
+def test_the_iteration_on_the_square_matrix_is_that_on_the_matrix(shape: tuple[int, int]) -> None:
+    a, b, c = NEWTON_SCHULZ
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    x = matrix.double() / matrix.norm()
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        x = a * x + b * x @ x.T @ x + c * x @ x.T @ x @ x.T @ x
+    torch.testing.assert_close(orthogonalise(matrix), x.float(), atol=1e-5, rtol=0)
 
 
 def test_muon_is_sgd_except_for_convolution_filters(tiny_recipe: Recipe) -> None:
