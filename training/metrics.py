@@ -14,7 +14,7 @@ from classifier.networks import CLASSES
 from classifier.uncertainty import COVERAGES
 from training.data import Images
 
-BATCH_SIZE, CPU_BATCH_SIZE = 1_000, 50  # images; activations of more do not fit a CPU's cache
+BATCH_SIZE = 1_000  # images
 CALIBRATION_BINS = 15
 Z_95 = 1.959964  # standard deviations on either side of the mean that hold 95 % of a normal distribution
 
@@ -125,8 +125,7 @@ def energies(classifier: Classifier, logits: Tensor) -> Tensor:
 
 def all_logits(classifier: Classifier, images: Images) -> Tensor:
     """Logits of N images before calibration, float32 [N,10], on the CPU."""
-    size = CPU_BATCH_SIZE if classifier.device.type == "cpu" else BATCH_SIZE
-    return torch.cat([torch.from_numpy(classifier.logits(batch.array())) for batch in images.batches(size)])
+    return torch.cat([torch.from_numpy(classifier.logits(batch.array())) for batch in images.batches(BATCH_SIZE)])
 
 
 def confusion_matrix(labels: Tensor, predicted: Tensor) -> Tensor:

@@ -31,7 +31,6 @@ class Recipe:
     batch_size: int = 128  # images
     epochs: int = 16
     keep: Literal["best", "last"] = "best"  # whose weights are saved: the epoch of lowest validation loss, or the last
-    quick_validation: bool = False  # from a single view before the last epoch; for `keep` "last", which chooses nothing
 
     # Optimizer
     optimizer: Literal["sgd", "muon", "adamw"] = "muon"
@@ -94,7 +93,6 @@ FAST = Recipe(
     arguments={"widths": (32, 128), "blocks": (0, 1), "tta_views": 6},
     epochs=13,
     keep="last",
-    quick_validation=True,
 )
 BEST = Recipe(
     name="best",

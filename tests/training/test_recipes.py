@@ -63,10 +63,6 @@ def test_a_gpu_has_larger_recipes_that_say_so_in_their_names() -> None:
     )  # its cost when served does not depend on the device
 
 
-def test_a_recipe_that_validates_quickly_keeps_the_last_epoch() -> None:
-    assert all(recipe.keep == "last" for recipe in ALL.values() if recipe.quick_validation)
-
-
 def test_recipe_tutorial_has_the_hyperparameters_of_the_tutorial() -> None:
     assert (TUTORIAL.architecture, TUTORIAL.arguments) == ("Net", {"sigmoid": True})
     assert (TUTORIAL.validation_images, TUTORIAL.epochs, TUTORIAL.batch_size) == (12_000, 15, 20)
