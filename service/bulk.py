@@ -29,9 +29,8 @@ import ray
 from pyarrow.fs import FileSystem
 from ray.data import ActorPoolStrategy, DataContext
 from ray.data.checkpoint import CheckpointConfig
+from ray.exceptions import RayError
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as ProgressBar
 
 from classifier.pixels import PHOTO_SHAPE, SHAPE
 from service.bulk_input import (
@@ -45,8 +44,6 @@ from service.bulk_input import (
     locate,
 )
 from service.bulk_output import (
-    BulkError,
-    Progress,
     complete,
     describe,
     prepare_output,
@@ -54,12 +51,12 @@ from service.bulk_output import (
     rows_folder,
     summarise,
 )
+from service.bulk_progress import BulkError, Progress, State, watch
 from service.scorer import Scorer
 from service.settings import Settings
 
 CHECKPOINT, PHOTO_CHECKPOINT = (Settings.model_fields[name].default for name in ("model", "photo_model"))
-START_SECONDS = 120.0  # for which the scorers may start and load the networks
-STALL_SECONDS = 60.0  # without progress after that, and the run ends
+ANSWER_SECONDS = 1.0  # within which the actor Progress answers, unless the CPU is busy
 OBJECT_STORE_BYTES = 256 * 2**20  # 256 MiB for blocks between the operators
 OTHER_CPUS = 4  # for the tasks that filter, split and write, beside one reader for each scorer
 INTERRUPTED = 130
@@ -161,7 +158,9 @@ def execute(
     context.checkpoint_config.checkpoint_actor_pool_max_size = 1  # so that no pool takes the CPUs of another
     context.checkpoint_config.checkpoint_actor_memory_bytes = 1
     progress = ray.remote(num_cpus=0)(Progress).remote()
-    pictures = ray.data.read_datasource(Pictures(listing), concurrency=scorers, override_num_blocks=len(listing.parts))
+    pictures = ray.data.read_datasource(
+        Pictures(listing, progress), concurrency=scorers, override_num_blocks=len(listing.parts)
+    )
     predictions = pictures.repartition(target_num_rows_per_block=MAX_BLOCK_ROWS).map_batches(
         Scorer,
         batch_size=None,
@@ -177,10 +176,17 @@ def execute(
         except Exception as error:  # a boundary: the main thread reports it
             failures.append(error)
 
+    def state() -> State | None:
+        try:
+            found: State = ray.get(progress.state.remote(), timeout=ANSWER_SECONDS)
+        except RayError:  # it has no time, or is lost
+            return None
+        return found
+
     thread = threading.Thread(target=write, daemon=True)
     thread.start()
     try:
-        watch(thread, progress, len(done), total, console)
+        watch(thread, state, len(done), total, console)
     finally:
         ray.shutdown()
     if failures:
@@ -216,26 +222,6 @@ def start_ray() -> int:
         _node_ip_address="127.0.0.1",
     )
     return cores
-
-
-def watch(thread: threading.Thread, progress: Any, before: int, total: int, console: Console) -> None:
-    """Shows the progress, after `before` pictures of earlier runs, until the thread ends. Raises BulkError if there is
-    none."""
-    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    done, last = before, time.monotonic()
-    with ProgressBar(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=total, completed=before)
-        while thread.is_alive():
-            thread.join(1)
-            count = before + ray.get(progress.count.remote())
-            if count > done:
-                done, last = count, time.monotonic()
-                bar.update(task, completed=done)
-            elif (seconds := time.monotonic() - last) > (STALL_SECONDS if done > before else START_SECONDS):
-                raise BulkError(
-                    f"No picture was scored for {seconds:.0f} s, after {done:,} of {total:,}; look at the load and the "
-                    "free memory of the machine, then continue with --resume."
-                )
 
 
 if __name__ == "__main__":
