@@ -10,12 +10,11 @@ import argparse
 import json
 import logging
 import os
+import subprocess
 import sys
 import threading
 import time
 import warnings
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,7 +31,6 @@ from ray.data.checkpoint import CheckpointConfig
 from ray.exceptions import RayError
 from rich.console import Console
 
-from classifier.pixels import PHOTO_SHAPE, SHAPE
 from service.bulk_input import (
     MAX_BLOCK_BYTES,
     MAX_BLOCK_ROWS,
@@ -107,8 +105,7 @@ def score(options: argparse.Namespace) -> dict[str, Any]:
     begin = time.monotonic()
     console = Console(markup=False, highlight=False, stderr=True)
     listing = list_pictures(options.input)
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # torch takes 0.3 GB, here it would stay
-        models = pool.submit(load_models, options.checkpoint, options.photo_checkpoint).result()
+    models = load_models(options.checkpoint, options.photo_checkpoint)
     filesystem, output = locate(options.output)
     output = output.rstrip("/")
     run = describe(listing, models, options.batch_size)
@@ -120,22 +117,17 @@ def score(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def load_models(checkpoint: Path, photos: Path | None) -> dict[str, str]:
-    """The SHA-256 of each network by the absolute path of its file. Raises BulkError."""
-    from classifier.checkpoint import CheckpointError
-    from classifier.classifier import Classifier
+    """The SHA-256 of each network by the absolute path of its file. Raises BulkError.
 
-    paths = {SHAPE: checkpoint}
-    if photos or PHOTO_CHECKPOINT.exists():
-        paths[PHOTO_SHAPE] = photos or PHOTO_CHECKPOINT
-    models = {}
-    for shape, path in paths.items():
-        try:
-            classifier = Classifier.load(path, "cpu")
-            classifier.check_shape(shape, path.name, "--checkpoint" if shape == SHAPE else "--photo-checkpoint")
-        except CheckpointError as error:
-            raise BulkError(error.with_path()) from None
-        models[str(path.absolute())] = classifier.checkpoint.sha256
-    return models
+    Another process loads them, since torch takes 0.3 GB. It ends by itself if this one is killed.
+    """
+    photos = photos or (PHOTO_CHECKPOINT if PHOTO_CHECKPOINT.exists() else None)
+    command = [sys.executable, "-m", "service.bulk_models", str(checkpoint), *([str(photos)] if photos else [])]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    found = json.loads(done.stdout) if done.returncode == 0 else {"error": "The networks could not be loaded."}
+    if "error" in found:
+        raise BulkError(found["error"])
+    return dict(found)
 
 
 def execute(
