@@ -40,7 +40,7 @@ def test_a_folder_gives_what_predict_gives(tmp_path: Path, pictures: list[bytes]
         (folder / name).write_bytes(content)
     (folder / ".hidden.png").write_bytes(pictures[2])
     (folder / "large.png").write_bytes(pictures[3] + bytes(bulk_input.MAX_BYTES))
-    result = run_bulk(folder, output)
+    result = run_bulk(folder, output, "--batch-size", 1)
     assert (result["rows"], result["errors"]) == (7, 4)
 
     rows = {row["path"].removeprefix(f"{folder}/"): row for row in read(output)}
@@ -160,7 +160,7 @@ def test_object_storage_holds_input_and_output(
     filesystem.create_dir(bucket)
     with filesystem.open_output_stream(f"{bucket}/in/pictures.parquet") as file:
         file.write(table.read_bytes())
-    result = run_bulk(f"s3://pictures/in/*.parquet{query}", f"s3://pictures/out{query}", "--batch-size", 1)
+    result = run_bulk(f"s3://pictures/in/*.parquet{query}", f"s3://pictures/out{query}")
     assert result["rows"] == ROWS
     found = dataset.dataset(f"{bucket}/out", filesystem=filesystem).to_table().sort_by("row").to_pylist()
     assert [row["class"] for row in found] == [row["class"] for row in undisturbed]
