@@ -10,12 +10,11 @@ import argparse
 import json
 import logging
 import os
+import subprocess
 import sys
 import threading
 import time
 import warnings
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,11 +28,9 @@ import ray
 from pyarrow.fs import FileSystem
 from ray.data import ActorPoolStrategy, DataContext
 from ray.data.checkpoint import CheckpointConfig
+from ray.exceptions import RayError
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as ProgressBar
 
-from classifier.pixels import PHOTO_SHAPE, SHAPE
 from service.bulk_input import (
     MAX_BLOCK_BYTES,
     MAX_BLOCK_ROWS,
@@ -45,8 +42,6 @@ from service.bulk_input import (
     locate,
 )
 from service.bulk_output import (
-    BulkError,
-    Progress,
     complete,
     describe,
     prepare_output,
@@ -54,12 +49,12 @@ from service.bulk_output import (
     rows_folder,
     summarise,
 )
+from service.bulk_progress import BulkError, Progress, State, watch
 from service.scorer import Scorer
 from service.settings import Settings
 
 CHECKPOINT, PHOTO_CHECKPOINT = (Settings.model_fields[name].default for name in ("model", "photo_model"))
-START_SECONDS = 120.0  # for which the scorers may start and load the networks
-STALL_SECONDS = 60.0  # without progress after that, and the run ends
+ANSWER_SECONDS = 1.0  # within which the actor Progress answers, unless the CPU is busy
 OBJECT_STORE_BYTES = 256 * 2**20  # 256 MiB for blocks between the operators
 OTHER_CPUS = 4  # for the tasks that filter, split and write, beside one reader for each scorer
 INTERRUPTED = 130
@@ -110,8 +105,7 @@ def score(options: argparse.Namespace) -> dict[str, Any]:
     begin = time.monotonic()
     console = Console(markup=False, highlight=False, stderr=True)
     listing = list_pictures(options.input)
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # torch takes 0.3 GB, here it would stay
-        models = pool.submit(load_models, options.checkpoint, options.photo_checkpoint).result()
+    models = load_models(options.checkpoint, options.photo_checkpoint)
     filesystem, output = locate(options.output)
     output = output.rstrip("/")
     run = describe(listing, models, options.batch_size)
@@ -123,22 +117,17 @@ def score(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def load_models(checkpoint: Path, photos: Path | None) -> dict[str, str]:
-    """The SHA-256 of each network by the absolute path of its file. Raises BulkError."""
-    from classifier.checkpoint import CheckpointError
-    from classifier.classifier import Classifier
+    """The SHA-256 of each network by the absolute path of its file. Raises BulkError.
 
-    paths = {SHAPE: checkpoint}
-    if photos or PHOTO_CHECKPOINT.exists():
-        paths[PHOTO_SHAPE] = photos or PHOTO_CHECKPOINT
-    models = {}
-    for shape, path in paths.items():
-        try:
-            classifier = Classifier.load(path, "cpu")
-            classifier.check_shape(shape, path.name, "--checkpoint" if shape == SHAPE else "--photo-checkpoint")
-        except CheckpointError as error:
-            raise BulkError(error.with_path()) from None
-        models[str(path.absolute())] = classifier.checkpoint.sha256
-    return models
+    Another process loads them, since torch takes 0.3 GB. It ends by itself if this one is killed.
+    """
+    photos = photos or (PHOTO_CHECKPOINT if PHOTO_CHECKPOINT.exists() else None)
+    command = [sys.executable, "-m", "service.bulk_models", str(checkpoint), *([str(photos)] if photos else [])]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    found = json.loads(done.stdout) if done.returncode == 0 else {"error": "The networks could not be loaded."}
+    if "error" in found:
+        raise BulkError(found["error"])
+    return dict(found)
 
 
 def execute(
@@ -161,7 +150,9 @@ def execute(
     context.checkpoint_config.checkpoint_actor_pool_max_size = 1  # so that no pool takes the CPUs of another
     context.checkpoint_config.checkpoint_actor_memory_bytes = 1
     progress = ray.remote(num_cpus=0)(Progress).remote()
-    pictures = ray.data.read_datasource(Pictures(listing), concurrency=scorers, override_num_blocks=len(listing.parts))
+    pictures = ray.data.read_datasource(
+        Pictures(listing, progress), concurrency=scorers, override_num_blocks=len(listing.parts)
+    )
     predictions = pictures.repartition(target_num_rows_per_block=MAX_BLOCK_ROWS).map_batches(
         Scorer,
         batch_size=None,
@@ -177,10 +168,17 @@ def execute(
         except Exception as error:  # a boundary: the main thread reports it
             failures.append(error)
 
+    def state() -> State | None:
+        try:
+            found: State = ray.get(progress.state.remote(), timeout=ANSWER_SECONDS)
+        except RayError:  # it has no time, or is lost
+            return None
+        return found
+
     thread = threading.Thread(target=write, daemon=True)
     thread.start()
     try:
-        watch(thread, progress, len(done), total, console)
+        watch(thread, state, len(done), total, console)
     finally:
         ray.shutdown()
     if failures:
@@ -216,26 +214,6 @@ def start_ray() -> int:
         _node_ip_address="127.0.0.1",
     )
     return cores
-
-
-def watch(thread: threading.Thread, progress: Any, before: int, total: int, console: Console) -> None:
-    """Shows the progress, after `before` pictures of earlier runs, until the thread ends. Raises BulkError if there is
-    none."""
-    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    done, last = before, time.monotonic()
-    with ProgressBar(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=total, completed=before)
-        while thread.is_alive():
-            thread.join(1)
-            count = before + ray.get(progress.count.remote())
-            if count > done:
-                done, last = count, time.monotonic()
-                bar.update(task, completed=done)
-            elif (seconds := time.monotonic() - last) > (STALL_SECONDS if done > before else START_SECONDS):
-                raise BulkError(
-                    f"No picture was scored for {seconds:.0f} s, after {done:,} of {total:,}; look at the load and the "
-                    "free memory of the machine, then continue with --resume."
-                )
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Every picture has a number, its row: files in the order of their paths, rows of 
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePosixPath
@@ -19,6 +19,7 @@ from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSy
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
+from service.bulk_progress import Reporter
 from service.settings import Settings
 
 MAX_BYTES: int = Settings.model_fields["max_upload_bytes"].default  # of an encoded picture
@@ -50,11 +51,10 @@ class Files:
     def rows(self) -> int:
         return len(self.paths)
 
-    def read(self, filesystem: FileSystem) -> Iterator[pa.Table]:
-        """One table of SCHEMA. A file that cannot be read has an error."""
-        pictures: list[bytes | None] = []
-        errors: list[str | None] = []
-        for path in self.paths:
+    def read(self, filesystem: FileSystem, report: Callable[[int], None]) -> Iterator[pa.Table]:
+        """One table of SCHEMA. A file that cannot be read has an error. `report` gets the number of each row."""
+        pictures, errors = [], []
+        for row, path in enumerate(self.paths, start=self.first_row):
             picture = error = None
             try:
                 with filesystem.open_input_file(path) as file:
@@ -64,8 +64,9 @@ class Files:
                 error = "The file cannot be read."
             pictures.append(picture)
             errors.append(error)
-        rows = range(self.first_row, self.first_row + self.rows)
-        yield pa.table([list(rows), list(self.paths), pictures, errors], schema=SCHEMA)
+            report(row)
+        rows = list(range(self.first_row, self.first_row + self.rows))
+        yield pa.table([rows, list(self.paths), pictures, errors], schema=SCHEMA)
 
 
 @dataclass(frozen=True)
@@ -79,14 +80,13 @@ class RowGroup:
     number: int  # in its file
     first_row_in_file: int
 
-    def read(self, filesystem: FileSystem) -> Iterator[pa.Table]:
+    def read(self, filesystem: FileSystem, report: Callable[[int], None]) -> Iterator[pa.Table]:
         """Tables of SCHEMA, of at most MAX_BLOCK_ROWS rows and about MAX_BLOCK_BYTES. A row without a picture has an
-        error."""
+        error. `report` gets the number of the last row of each."""
         file = parquet.ParquetFile(self.path, filesystem=filesystem)
         column = picture_column(file.schema_arrow, self.path)
         columns = [column, *(["path"] if "path" in file.schema_arrow.names and column != "path" else [])]
-        size = min(MAX_BLOCK_ROWS, max(1, MAX_BLOCK_BYTES * self.rows // max(1, self.bytes)))
-        done = 0
+        size, done = min(MAX_BLOCK_ROWS, max(1, MAX_BLOCK_BYTES * self.rows // max(1, self.bytes))), 0
         for batch in file.iter_batches(size, [self.number], columns, use_threads=False):
             pictures = batch.column(column)
             if pa.types.is_struct(pictures.type):
@@ -94,12 +94,12 @@ class RowGroup:
             if "path" in columns:
                 paths = batch.column("path").cast(pa.string()).to_pylist()
             else:
-                first = self.first_row_in_file + done
-                paths = [f"{self.path}#{number}" for number in range(first, first + len(batch))]
+                paths = [f"{self.path}#{self.first_row_in_file + done + number}" for number in range(len(batch))]
             found = pictures.to_pylist()
             errors = ["The row holds no picture." if each is None else too_large(len(each)) for each in found]
             rows = range(self.first_row + done, self.first_row + done + len(batch))
             kept = [None if error else each for each, error in zip(found, errors, strict=True)]
+            report(rows[-1])
             yield pa.table([list(rows), paths, kept, errors], schema=SCHEMA)
             done += len(batch)
 
@@ -127,11 +127,11 @@ class Listing:
 
 
 class Pictures(Datasource):  # type: ignore[misc]  # Ray has no types
-    """The data source of Ray Data: a read task for each part of a listing."""
+    """The data source of Ray Data: a read task for each part of a listing, which reports to the actor `progress`."""
 
-    def __init__(self, listing: Listing) -> None:
+    def __init__(self, listing: Listing, progress: Any) -> None:
         super().__init__()
-        self.listing = listing
+        self.listing, self.progress = listing, progress
 
     def estimate_inmemory_data_size(self) -> int:
         return sum(part.bytes for part in self.listing.parts)
@@ -139,7 +139,7 @@ class Pictures(Datasource):  # type: ignore[misc]  # Ray has no types
     def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
         return [
             ReadTask(
-                partial(part.read, self.listing.filesystem),
+                partial(part.read, self.listing.filesystem, Reporter(self.progress).read),
                 BlockMetadata(num_rows=part.rows, size_bytes=part.bytes, exec_stats=None, input_files=None),
                 SCHEMA,
             )

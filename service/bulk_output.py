@@ -13,13 +13,10 @@ from ray.data.checkpoint.checkpoint_writer import PENDING_CHECKPOINT_SUFFIX
 from rich.console import Console
 
 from service.bulk_input import Listing
+from service.bulk_progress import BulkError
 
 RUN_FILE, ROWS_FOLDER = "run.json", "rows"  # in OUTPUT.resume: what the run is, and the numbers of the rows in OUTPUT
 COMPLETE = "_SUCCESS"  # an empty file in OUTPUT, which readers of Parquet skip
-
-
-class BulkError(Exception):
-    """Why the run cannot begin or go on; one sentence."""
 
 
 def describe(listing: Listing, models: dict[str, str], batch_size: int) -> dict[str, Any]:
@@ -93,16 +90,3 @@ def summarise(listing: Listing, filesystem: FileSystem, output: str, console: Co
     if rows != listing.rows:
         raise BulkError(f"{output} has {rows:,} rows for {listing.rows:,} pictures; files there were changed.")
     return {"rows": rows, "errors": failed, "classes": dict(classes)}
-
-
-class Progress:
-    """An actor that counts the pictures that were scored. A picture that is scored again is counted again."""
-
-    def __init__(self) -> None:
-        self._count = 0
-
-    def add(self, count: int) -> None:
-        self._count += count
-
-    def count(self) -> int:
-        return self._count

@@ -1,17 +1,17 @@
 """Scorers of bulk pictures, actors of Ray Data: blocks of pictures in, blocks of predictions out."""
 
-import time
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import ray
 
 from classifier.picture import PictureError
 from classifier.pixels import CLASSES, PHOTO_SHAPE, SHAPE, Pixels
 from classifier.preprocessing import prepare
 from classifier.uncertainty import COVERAGES
+from service.bulk_progress import Reporter
 
-REPORT_SECONDS = 1.0  # between two reports of progress
 SCHEMA = pa.schema(
     [
         ("row", pa.int64()),  # number of the picture in the input
@@ -35,13 +35,18 @@ class Scorer:
     def __init__(self, models: dict[str, str], batch_size: int, progress: Any) -> None:
         """`models` gives for each checkpoint file its SHA-256; another file is refused. `progress` is the actor
         Progress. Raises CheckpointError."""
+        actor = ray.get_runtime_context().get_actor_id()  # the same after a restart
+        progress.reach.remote(f"scorer {actor} starts")
         from classifier.classifier import Classifier
         from service.model_store import PHOTO_BATCH
 
-        classifiers = [Classifier.load(path, "cpu", sha256) for path, sha256 in models.items()]
-        self.classifiers = {classifier.shape: classifier for classifier in classifiers}
+        self.classifiers = {}
+        for path, sha256 in models.items():
+            classifier = Classifier.load(path, "cpu", sha256)
+            self.classifiers[classifier.shape] = classifier
+            progress.reach.remote(f"scorer {actor} has loaded {path}")
+        self.reporter = Reporter(progress)
         self.batch_sizes = {SHAPE: batch_size, PHOTO_SHAPE: PHOTO_BATCH}
-        self.progress = progress
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """A table of bulk_input.SCHEMA in, a table of SCHEMA with the same rows in the same order out."""
@@ -50,8 +55,7 @@ class Scorer:
             for row, path, error in zip(*(block[name].to_pylist() for name in ("row", "path", "error")), strict=True)
         ]
         waiting: dict[tuple[int, ...], list[tuple[dict[str, Any], Pixels]]] = {shape: [] for shape in self.batch_sizes}
-        reported, last = 0, time.monotonic()
-        for number, (result, content) in enumerate(zip(results, block["picture"], strict=True), start=1):
+        for result, content in zip(results, block["picture"], strict=True):
             if not result["error"]:
                 try:
                     pixels = prepare(content.as_py(), photos=PHOTO_SHAPE in self.classifiers).pixels
@@ -61,12 +65,10 @@ class Scorer:
                     waiting[pixels.shape].append((result, pixels))
                     if len(waiting[pixels.shape]) == self.batch_sizes[pixels.shape]:
                         self._predict(waiting[pixels.shape])
-            if time.monotonic() - last > REPORT_SECONDS:
-                self.progress.add.remote(number - reported)
-                reported, last = number, time.monotonic()
+            self.reporter.scored()
         for batch in waiting.values():
             self._predict(batch)
-        self.progress.add.remote(len(results) - reported)
+        self.reporter.flush()
         return pa.Table.from_pylist(results, SCHEMA)
 
     def _predict(self, batch: list[tuple[dict[str, Any], Pixels]]) -> None:

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 MODEL, PHOTOS = Path("models/model_scratch.pt"), Path("models/photos.pt")
-ROWS = 30_000  # six blocks or more
+ROWS = 20_000  # four blocks or more
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -85,9 +85,9 @@ def table(pictures: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="session")
 def output(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output of a run on `table` that nothing disturbed."""
+    """The output of a run on `table` that nothing disturbed, on two cores."""
     output = tmp_path_factory.mktemp("output") / "predictions"
-    run_bulk(table, output)
+    run_bulk(table, output, cores="0-1")
     assert not output.with_name("predictions.resume").exists()
     return output
 

@@ -1,6 +1,7 @@
 """Keep-alive clients that send pictures in a loop, and what they got."""
 
 import json
+import os
 import threading
 from asyncio import run
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from tests.service.conftest import SHOE, encoded, poll
 CONNECTIONS = 8
 PHOTO_EVERY = 25  # requests
 WAIT_SECONDS = 300.0
+NICENESS = 10  # so that replicas which start have the CPU before the clients, which take all that is left
 
 
 def photo(side: int, quality: int) -> bytes:
@@ -37,6 +39,7 @@ class Load:
         self._messages = cycle([*[picture] * (PHOTO_EVERY - 1), large])
 
     def run(self) -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         run(generate_load(self._port, CONNECTIONS, self._next, self.stats, self._record))
 
     def _next(self) -> bytes | None:

@@ -2,7 +2,10 @@
 
 import json
 import shutil
+import threading
+import time
 from collections.abc import Iterator
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +16,11 @@ import torch
 pytest.importorskip("ray.data")
 import pyarrow as pa
 from pyarrow import dataset, parquet
+from rich.console import Console
 
 from classifier.classifier import Classifier
 from classifier.preprocessing import prepare
-from service import bulk_input, bulk_output
+from service import bulk_input, bulk_output, bulk_progress
 from tests.cluster.conftest import MODEL, PHOTOS, ROWS, Refusal, png, read, record_of, run_bulk
 from training import data
 from training.metrics import all_logits
@@ -36,7 +40,7 @@ def test_a_folder_gives_what_predict_gives(tmp_path: Path, pictures: list[bytes]
         (folder / name).write_bytes(content)
     (folder / ".hidden.png").write_bytes(pictures[2])
     (folder / "large.png").write_bytes(pictures[3] + bytes(bulk_input.MAX_BYTES))
-    result = run_bulk(folder, output)
+    result = run_bulk(folder, output, "--batch-size", 1)
     assert (result["rows"], result["errors"]) == (7, 4)
 
     rows = {row["path"].removeprefix(f"{folder}/"): row for row in read(output)}
@@ -57,19 +61,13 @@ def test_a_folder_gives_what_predict_gives(tmp_path: Path, pictures: list[bytes]
         assert rows[name]["error"].endswith(".")
 
 
-@pytest.mark.long
-def test_a_glob_names_files_and_hugging_face_has_structs(tmp_path: Path, pictures: list[bytes]) -> None:
+def test_a_glob_names_files(tmp_path: Path, pictures: list[bytes]) -> None:
     folder = tmp_path / ".cache"  # a hidden folder that is named is read
     folder.mkdir()
     for name in ("a.png", "b.png", ".c.png", "d.gif"):
         (folder / name).write_bytes(pictures[0])
-    assert run_bulk(folder / "*.png", tmp_path / "found")["rows"] == 2
+    assert bulk_input.list_pictures(str(folder / "*.png")).rows == 2
     assert bulk_input.list_pictures(str(folder)).rows == 3
-    structs = [{"bytes": picture, "path": None} for picture in pictures[:3]]
-    parquet.write_table(pa.table({"label": [1, 2, 3], "picture": [*structs[:2], None]}), tmp_path / "hugging.parquet")
-    result = run_bulk(tmp_path / "hugging.parquet", tmp_path / "structs", "--batch-size", 1)
-    assert (result["rows"], result["errors"]) == (3, 1)
-    assert [row["path"].partition("#")[2] for row in read(tmp_path / "structs")] == ["0", "1", "2"]
 
 
 def test_every_row_is_scored_once(undisturbed: list[dict[str, Any]]) -> None:
@@ -112,6 +110,35 @@ def test_a_wrong_input_is_one_sentence(tmp_path: Path, refusal: Refusal) -> None
     assert not (tmp_path / "output").exists()
 
 
+def seconds_until_stalled(progress: bulk_progress.Progress, steps: Iterator[str]) -> float:
+    """How long a run of which each second reaches one of `steps`, and then nothing, is watched until it is ended."""
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+
+    def state() -> tuple[int, int]:
+        for step in islice(steps, 1):
+            progress.reach(step)
+        return progress.state()
+
+    begin = time.monotonic()
+    with pytest.raises(bulk_progress.BulkError, match=r"no progress for \d s, after 7 of 10 pictures"):
+        bulk_progress.watch(thread, state, 7, 10, Console(quiet=True), stall_seconds=1.5)
+    over.set()
+    thread.join()
+    return time.monotonic() - begin
+
+
+def test_a_run_without_progress_ends_with_a_sentence_also_at_its_start() -> None:
+    assert seconds_until_stalled(bulk_progress.Progress(), iter(())) < 4
+    assert seconds_until_stalled(bulk_progress.Progress(), iter(("scorer 1 starts", "scorer 1 has loaded"))) > 3
+
+
+def test_a_step_that_is_repeated_is_no_progress() -> None:
+    """As of a scorer that dies each time that it loads a network."""
+    assert seconds_until_stalled(bulk_progress.Progress(), repeat("scorer 1 starts")) < 5
+
+
 @pytest.fixture
 def object_storage() -> Iterator[str]:
     """The endpoint of moto's S3."""
@@ -133,7 +160,7 @@ def test_object_storage_holds_input_and_output(
     filesystem.create_dir(bucket)
     with filesystem.open_output_stream(f"{bucket}/in/pictures.parquet") as file:
         file.write(table.read_bytes())
-    result = run_bulk(f"s3://pictures/in{query}", f"s3://pictures/out{query}")
+    result = run_bulk(f"s3://pictures/in/*.parquet{query}", f"s3://pictures/out{query}")
     assert result["rows"] == ROWS
     found = dataset.dataset(f"{bucket}/out", filesystem=filesystem).to_table().sort_by("row").to_pylist()
     assert [row["class"] for row in found] == [row["class"] for row in undisturbed]
@@ -142,10 +169,15 @@ def test_object_storage_holds_input_and_output(
 @pytest.mark.data
 @pytest.mark.long
 def test_all_images_get_the_classes_of_evaluate(tmp_path: Path) -> None:
+    """In structs, as datasets of Hugging Face have them, and with a row without a picture at the end."""
     pixels = np.concatenate([images.array() for images in data.load()])
-    parquet.write_table(pa.table({"image": [png(image[0]) for image in pixels]}), tmp_path / "images.parquet")
-    run_bulk(tmp_path / "images.parquet", tmp_path / "output")
-    found = dataset.dataset(tmp_path / "output").to_table(columns=["row", "index"]).sort_by("row")["index"].to_numpy()
+    structs = [*({"bytes": png(image[0]), "path": None} for image in pixels), None]
+    parquet.write_table(pa.table({"label": [0] * len(structs), "picture": structs}), tmp_path / "images.parquet")
+    result = run_bulk(tmp_path / "images.parquet", tmp_path / "output")
+    assert (result["rows"], result["errors"]) == (len(structs), 1)
+    rows = dataset.dataset(tmp_path / "output").to_table(columns=["row", "path", "index", "error"]).sort_by("row")
+    assert rows["path"].to_pylist() == [f"{tmp_path}/images.parquet#{number}" for number in range(len(structs))]
+    assert rows["error"].to_pylist() == [None] * len(pixels) + ["The row holds no picture."]
     images = data.Images(torch.from_numpy(pixels), torch.zeros(len(pixels), dtype=torch.int64))
     expected = all_logits(Classifier.load(MODEL, "cpu"), images).argmax(dim=1).numpy()
-    assert (found != expected).sum() == 0
+    assert (rows["index"][:-1].to_numpy() != expected).sum() == 0

@@ -24,14 +24,16 @@ from tests.service.conftest import poll
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(600)]
 
-
 KILLS = 6
 KILL_SECONDS = 120.0  # within which a run that is to be killed has committed a file
 
 
-def start(table: Path, output: Path, *flags: str) -> subprocess.Popen[bytes]:
+def start(table: Path, output: Path, *flags: str, cores: str = "0-1") -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        command(table, output, *flags), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command(table, output, *flags, cores=cores),
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
 
 
@@ -64,14 +66,14 @@ def test_a_killed_driver_loses_and_doubles_no_row(
 ) -> None:
     output, record = tmp_path / "output", tmp_path / "output.resume"
     generator, kills = random.Random(0), 0
-    while kills < KILLS:  # the last one with a committed file
-        if run_and_kill(table, output, generator.uniform(0, 8), after_file=bool(kills % 2)):
+    while kills < KILLS:  # the third and the last one with a committed file
+        if run_and_kill(table, output, generator.uniform(0, 8), after_file=kills % 3 == 2):
             kills += 1
         else:
             shutil.rmtree(output)
     first = committed(record)[0]
     first.rename(first.with_name(f"{first.stem}.pending.parquet"))  # as if killed between file and commit
-    run_bulk(table, output, "--resume")
+    run_bulk(table, output, "--resume", cores="0-1")
     assert read(output) == undisturbed
     assert not record.exists()
 
@@ -84,25 +86,9 @@ def test_a_driver_that_is_killed_after_the_last_row_has_only_to_end(
     (record / bulk_output.ROWS_FOLDER).mkdir(parents=True)
     parquet.write_table(pa.table({"row": range(len(undisturbed))}), record / bulk_output.ROWS_FOLDER / "done.parquet")
     (record / bulk_output.RUN_FILE).write_text(json.dumps(record_of(table)))
-    run_bulk(table, copy, "--resume")
+    assert bulk.main([str(table), str(copy), "--resume"]) == 0  # it does not start Ray
     assert read(copy) == undisturbed
     assert (copy / bulk_output.COMPLETE).exists()
-
-
-def test_a_killed_scorer_is_replaced(table: Path, tmp_path: Path, undisturbed: list[dict[str, Any]]) -> None:
-    output = tmp_path / "output"
-    process = start(table, output)
-    killed: set[int] = set()
-    for _ in range(2):
-        for _ in poll(KILL_SECONDS):
-            if scorers(process, killed) or process.poll() is not None:
-                break
-        for number in scorers(process, killed)[:1]:
-            os.kill(number, signal.SIGKILL)
-            killed.add(number)
-    assert process.wait(300) == 0
-    assert len(killed) == 2
-    assert read(output) == undisturbed
 
 
 def scorers(process: subprocess.Popen[bytes], known: set[int]) -> list[int]:
@@ -115,14 +101,9 @@ def scorers(process: subprocess.Popen[bytes], known: set[int]) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("cores", ["0", "0-1"])
-def test_it_does_not_hang_fresh_or_resumed(
-    cores: str, table: Path, tmp_path: Path, undisturbed: list[dict[str, Any]]
-) -> None:
-    output, record = tmp_path / "output", tmp_path / "output.resume"
-    run_bulk(table, output, cores=cores)
-    assert read(output) == undisturbed
-    # As if it had been killed: one file is committed, the others were not written.
+def undo(output: Path, table: Path) -> None:
+    """Makes the output of a run that has ended as if it had been killed: one file is committed, no other is written."""
+    record = output.with_name(f"{output.name}.resume")
     [kept, *lost] = sorted(output.glob("*.parquet"))
     for path in (*lost, output / bulk_output.COMPLETE):
         path.unlink()
@@ -130,14 +111,37 @@ def test_it_does_not_hang_fresh_or_resumed(
     rows = parquet.read_table(kept, columns=["row"])
     parquet.write_table(rows, record / bulk_output.ROWS_FOLDER / "done.parquet")
     (record / bulk_output.RUN_FILE).write_text(json.dumps(record_of(table)))
-    run_bulk(table, output, "--resume", cores=cores)
+
+
+def test_a_killed_scorer_is_replaced_and_one_core_suffices(
+    table: Path, tmp_path: Path, undisturbed: list[dict[str, Any]]
+) -> None:
+    """Fresh, and resumed without a kill. The fixture `output` and the other tests run on two cores."""
+    output = tmp_path / "output"
+    process = start(table, output, cores="0")
+    killed: set[int] = set()
+    for _ in range(2):
+        for _ in poll(KILL_SECONDS):
+            if scorers(process, killed) or process.poll() is not None:
+                break
+        for number in scorers(process, killed)[:1]:
+            os.kill(number, signal.SIGKILL)
+            killed.add(number)
+    assert process.wait(300) == 0
+    assert len(killed) == 2
+    assert read(output) == undisturbed
+    undo(output, table)
+    run_bulk(table, output, "--resume", cores="0")
     assert read(output) == undisturbed
 
 
-def test_it_runs_on_a_ray_cluster(table: Path, tmp_path: Path, undisturbed: list[dict[str, Any]]) -> None:
-    """Four scorers, more than this machine may have cores."""
+def test_it_runs_on_a_ray_cluster_fresh_and_resumed(
+    table: Path, tmp_path: Path, undisturbed: list[dict[str, Any]]
+) -> None:
+    """Four scorers, as on four cores, which this machine may not have."""
     from ray.cluster_utils import Cluster
 
+    output = tmp_path / "output"
     with tempfile.TemporaryDirectory(prefix="ray") as folder:  # Ray's sockets need short paths
         head = {
             "num_cpus": 2 * 4 + bulk.OTHER_CPUS,
@@ -147,7 +151,10 @@ def test_it_runs_on_a_ray_cluster(table: Path, tmp_path: Path, undisturbed: list
         }
         nodes = Cluster(initialize_head=True, head_node_args=head)
         try:
-            run_bulk(table, tmp_path / "output", RAY_ADDRESS=nodes.address)
+            run_bulk(table, output, RAY_ADDRESS=nodes.address)
+            assert read(output) == undisturbed
+            undo(output, table)
+            run_bulk(table, output, "--resume", RAY_ADDRESS=nodes.address)
         finally:
             nodes.shutdown()
-    assert read(tmp_path / "output") == undisturbed
+    assert read(output) == undisturbed

@@ -14,6 +14,7 @@ import torch
 
 from classifier.checkpoint import load
 from tests.training.processes import wait_for
+from tests.training.small import SMALL
 from tests.training.test_resume import same
 from tests.training.test_run import ONE_THREAD, ROOT
 from training.data import DEBIAN_DIR
@@ -25,7 +26,7 @@ PORT = 29500
 NETWORK = {"GLOO_SOCKET_IFNAME": "eth0"}
 REPLACEABLE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # else torchrun takes no new agent for one that was lost
 SECONDS = 240.0  # for a run to end
-RUN = ("--recipe", "fast", "--epochs", "3", "--batch-size", "1000", "--device", "cpu")
+RUN = ("--recipe", SMALL.name, "--device", "cpu")
 # Mounts the folder $1 at $2 and a file of host names $3, sets the host name $4, and runs the rest.
 ON_A_MACHINE = 'mount --bind "$1" "$2" && mount --bind "$3" /etc/hosts && hostname "$4" && shift 4 && exec "$@"'
 NAMES = ("machine0", "machine1")
@@ -64,7 +65,7 @@ class Machine:
             "--rdzv-backend", "c10d", "--rdzv-endpoint", f"{ADDRESSES[0]}:{PORT}",
             "--rdzv-id", "test", "--local-addr", ADDRESSES[self.number],
         )  # fmt: skip
-        command = ("-m", "training.run", *RUN, "--resume", "--output", str(self.disk / "model.pt"))
+        command = ("-m", "tests.training.small", *RUN, "--resume", "--output", str(self.disk / "model.pt"))
         place = (str(self.folder), str(self.disk), str(self.hosts), NAMES[self.number])
         with (
             self.errors.open("a") as errors,
