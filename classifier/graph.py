@@ -4,15 +4,13 @@ Building it takes 10 ms. The converters take longer and hold Python's lock, on w
 torch.onnx.export 0.4 s for the photo network, openvino.convert_model 0.8 s.
 """
 
+import sys
 from collections.abc import Callable
-from functools import reduce
+from functools import cache, reduce
 from typing import Any
 
 import numpy as np
-import openvino
 from numpy.typing import NDArray
-from openvino import opset1 as operators
-from openvino.op import Constant
 from torch import Tensor, nn
 
 from classifier.layers import batch_norm_as_affine
@@ -20,10 +18,23 @@ from classifier.networks import PIXEL_MEAN, PIXEL_STD, ConvNet, Net, Residual, s
 from classifier.photo_network import MIDDLE, InvertedResidual, PhotoNet, SameConv2d, Separable
 from classifier.pixels import SIDE
 
+# With its converter, OpenVINO tells Google Analytics that it was imported, and a file in the home directory names the
+# user. Without it, nothing is sent, and the import takes a third of the time.
+sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
+import openvino  # noqa: E402
+from openvino import opset1 as operators  # noqa: E402
+from openvino.op import Constant  # noqa: E402
+
 Array = NDArray[np.float32]
 Node = Any  # an operator of OpenVINO, whose result is the tensor in question
 
 LEVEL = round(PIXEL_MEAN)  # grey levels minus an integer are exact in bfloat16: a third less error in the logits
+
+
+@cache
+def core() -> openvino.Core:
+    """OpenVINO's entry, which loads its library for CPUs once a process."""
+    return openvino.Core()
 
 
 def to_openvino(network: nn.Module, size: int) -> openvino.Model:

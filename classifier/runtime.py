@@ -73,15 +73,9 @@ def gains_by_bfloat16(network: nn.Module) -> bool:
 
     Net is not faster, and its sigmoids near 1 would be equal.
     """
+    from classifier.graph import core
+
     return not isinstance(network, Net) and "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-
-
-@cache
-def core() -> Any:
-    """OpenVINO's entry, which loads its library for CPUs once a process."""
-    import openvino
-
-    return openvino.Core()
 
 
 def on_openvino(network: nn.Module, hint: str) -> Run:
@@ -90,7 +84,7 @@ def on_openvino(network: nn.Module, hint: str) -> Run:
     The `hint` is OpenVINO's name of the precision, f32 or bf16. Raises RuntimeError if the logits differ from those of
     PyTorch, and any exception of the translation and of OpenVINO.
     """
-    from classifier.graph import to_openvino
+    from classifier.graph import core, to_openvino
 
     options = {
         "INFERENCE_PRECISION_HINT": hint,

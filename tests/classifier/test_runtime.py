@@ -1,3 +1,5 @@
+import os
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +14,7 @@ from classifier.checkpoint import build, load
 from classifier.classifier import Classifier
 from classifier.networks import SIDE, ConvNet, Logits, Net, Pixels
 from classifier.pixels import SHAPE
-from classifier.runtime import BATCHES, Precision, choose_runtime, core, on_openvino, on_pytorch
+from classifier.runtime import BATCHES, Precision, choose_runtime, on_openvino, on_pytorch
 from training import data
 from training.step import cpu_has_bfloat16
 
@@ -155,12 +157,23 @@ def test_without_openvino_pytorch_predicts(
     assert not caplog.records
     monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.delitem(sys.modules, "classifier.graph")
-    core.cache_clear()
     slow = Classifier.load(tiny_checkpoint, "cpu")
     assert (slow.runtime, slow.precision) == ("pytorch", "float32")
     assert "openvino" in caplog.text
     np.testing.assert_allclose(found, slow.logits(pixels), atol=1e-4)
     assert not np.array_equal(found, slow.logits(pixels))  # the last bits differ
+
+
+def test_openvino_sends_nothing_and_starts_no_thread(tmp_path: Path) -> None:
+    program = (
+        "import sys, threading; from classifier.classifier import Classifier; "
+        f"runtime = Classifier.load({str(SHIPPED)!r}, 'cpu').runtime; "
+        "print(runtime, threading.active_count(), *(name for name in sys.modules if 'telemetry' in name))"
+    )
+    environment = os.environ | {"HOME": str(tmp_path)}
+    found = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["openvino", "1"]
+    assert not list(tmp_path.iterdir())
 
 
 def test_bfloat16_is_used_where_the_processor_multiplies_it() -> None:
