@@ -114,12 +114,14 @@ PRESENTATIONS: dict[str, Encoder] = {
 
 def strangers() -> dict[str, list[bytes]]:
     """Pictures that show no garment, by kind."""
+    from skimage.data import lfw_subset  # 100 faces, then 100 other pictures
     from sklearn.datasets import load_digits
 
     generator = np.random.default_rng(SEED)
     digits = [Image.fromarray((digit * 255 / 16).astype(np.uint8)) for digit in load_digits().images]
     return {
         "digits": [encoded(digit.resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for digit in digits],
+        "faces": [encoded((face * 255).round().astype(np.uint8)) for face in lfw_subset()[:100]],
         "noise": [encoded(generator.integers(0, 256, (SIDE, SIDE), dtype=np.uint8)) for _ in range(500)],
         "blanks": [encoded(np.full((SIDE, SIDE), level, np.uint8)) for level in range(256)],
         "text": [encoded(text(generator)) for _ in range(500)],

@@ -155,7 +155,7 @@ RECIPES = {recipe.name: recipe for recipe in (TUTORIAL, TUTORIAL_LOGITS, FAST, B
 PURPOSES = {  # one line a recipe, for --help
     "tutorial": "the tutorial's training and network, line by line",
     "tutorial-logits": "the same without its sigmoid",
-    "fast": "a minute or two on two CPU cores; a larger network on an NVIDIA GPU",
+    "fast": "about two minutes on two CPU cores; a larger network on an NVIDIA GPU",
     "best": "a large network of the highest accuracy, over an hour on two CPU cores; the teacher of shipped",
     "shipped": "a small network that learns from --teacher (knowledge distillation); made models/model_scratch.pt",
     "pretrained": "fine-tunes a network of timm that was trained on ImageNet",
