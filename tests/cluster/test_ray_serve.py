@@ -37,6 +37,7 @@ CONNECTIONS = 8
 OBJECT_STORE_BYTES = 100 * 2**20  # 100 MiB
 PICTURE = Path("shoe.png").read_bytes()
 MAX_CPU_RATIO = 3.0
+STOP_SECONDS = 5.0  # the controller would end after over 30 s
 
 
 def wait_for(condition: Callable[[], object], seconds: float) -> float:
@@ -147,7 +148,9 @@ class Cluster:
         self.workers.append(self._add())
 
     def stop(self) -> None:
-        ray.serve.shutdown()
+        from ray.serve.context import _get_global_client
+
+        _get_global_client().shutdown(timeout_s=STOP_SECONDS)
         ray.shutdown()
         self.nodes.shutdown()
 
@@ -159,6 +162,7 @@ def cluster() -> Iterator[Cluster]:
         environment = {
             "RAY_SERVE_ENABLE_HA_PROXY": "1",
             "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+            "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response 500",
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
             "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
             "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
