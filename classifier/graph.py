@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from classifier.layers import batch_norm_as_affine
+from classifier.layers import WHITE, batch_norm_as_affine
 from classifier.networks import PIXEL_MEAN, PIXEL_STD, ConvNet, Net, Residual, shape_of
 from classifier.photo_network import MIDDLE, InvertedResidual, PhotoNet, SameConv2d, Separable
 from classifier.pixels import SIDE
@@ -52,9 +52,8 @@ def to_openvino(network: nn.Module, size: int) -> openvino.Model:
 
 
 def net(network: Net, pixels: Node) -> Node:
-    x = operators.multiply(pixels, number(1 / 255))
-    for convolution in (network.conv1, network.conv2):
-        x = layer(layer(layer(x, convolution), network.activation), network.pool)
+    x = layer(layer(convolution(pixels, network.conv1, divisor=WHITE), network.activation), network.pool)
+    x = layer(layer(layer(x, network.conv2), network.activation), network.pool)
     x = operators.reshape(x, np.array([0, -1]), special_zero=True)
     x = layer(operators.relu(layer(x, network.ff1)), network.ff2)
     if not network.sigmoid:
