@@ -143,7 +143,7 @@ class Classifier:
 
     def smoke_test(self, name: str) -> None:
         """Predicts a black and a white picture. Raises CheckpointError for the file `name` if logits overflow."""
-        for level in (0, 255):  # not as a batch, for which OpenVINO would keep memory
+        for level in (0, 255):
             [logits] = self.logits(np.full((1, *self.shape), level, np.uint8)).tolist()
             if not all(map(isfinite, self.probabilities(logits))):
                 raise CheckpointError(f"{name} has weights so large that they overflow on {self.device.type}.")

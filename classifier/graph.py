@@ -18,8 +18,8 @@ from classifier.networks import PIXEL_MEAN, PIXEL_STD, ConvNet, Net, Residual, s
 from classifier.photo_network import MIDDLE, InvertedResidual, PhotoNet, SameConv2d, Separable
 from classifier.pixels import SIDE
 
-# With its converter, OpenVINO tells Google Analytics that it was imported, and a file in the home directory names the
-# user. Without it, nothing is sent, and the import takes a third of the time.
+# OpenVINO's converter reports each import to Google Analytics, and writes an identifier into the home directory.
+# Nothing here needs it. Without it nothing is sent, and the import takes a third of the time.
 sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
 import openvino  # noqa: E402
 from openvino import opset1 as operators  # noqa: E402
@@ -33,7 +33,7 @@ LEVEL = round(PIXEL_MEAN)  # grey levels minus an integer are exact in bfloat16:
 
 @cache
 def core() -> openvino.Core:
-    """OpenVINO's entry, which loads its library for CPUs once a process."""
+    """OpenVINO's Core, one for each process: it loads the plugin for CPUs."""
     return openvino.Core()
 
 
@@ -122,8 +122,8 @@ def layer(x: Node, module: nn.Module) -> Node:
 def block(x: Node, conv: nn.Conv2d, pooling: list[nn.Module], norm: nn.BatchNorm2d) -> Node:
     """As networks.convolution: a convolution, maximum pooling or none, batch normalisation and ReLU.
 
-    Pooling comes last where it may, so that all else is done with the sums of the convolution, before they are rounded
-    to bfloat16. Where a scale is negative, the maximum must come first.
+    Normalisation and ReLU before pooling are computed with the sums of the convolution, before these are rounded to
+    bfloat16. That is the same function only if no scale is negative. Else pooling comes first.
     """
     if not pooling or (norm.weight >= 0).all():
         return reduce(layer, pooling, operators.relu(convolution(x, conv, norm)))
