@@ -139,6 +139,7 @@ def test_what_openvino_cannot_run_is_run_by_pytorch_and_logged(
     [record] = caplog.records
     assert (record.name, record.levelname) == ("classifier.runtime", "WARNING")
     assert reason in record.getMessage()
+    assert "\n" not in record.getMessage()
 
 
 def test_a_wrong_translation_is_found_out(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

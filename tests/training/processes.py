@@ -11,7 +11,7 @@ from tests.service.conftest import free_port
 from tests.training.test_run import ONE_THREAD, ROOT
 
 Run = tuple[subprocess.Popen[str], subprocess.Popen[str]]
-SECONDS = 180.0  # for a run to end, on a busy machine
+SECONDS = 60.0  # for a process to end after another one has
 
 
 @contextmanager
